@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod backend;
+pub mod device;
+pub mod formats;
+pub mod generation;
+pub mod models;
+pub mod nn;
+pub mod quant;
+pub mod tokenizer;
+
+pub use backend::{AutodiffBackend, Backend};
+pub use device::{Device, DeviceChoice};
