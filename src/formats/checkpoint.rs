@@ -1,0 +1,283 @@
+//! A model's weights, configuration and tokenizer as models see them: Hugging Face's names and
+//! shapes, whatever file they come from.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::container::{Container, read_small};
+use super::error::similar_names;
+use super::gguf::{self, GgufFile, GgufTensor, Permutation};
+use super::safetensors::SafetensorsSet;
+use super::{FormatError, RawTensor, Result, TensorInfo};
+
+/// An opened model.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// As it was given to [`Checkpoint::open`].
+    path: PathBuf,
+    container: Container,
+    /// `config.json`, or the file that stands for it in messages.
+    config_path: PathBuf,
+    config: Value,
+    generation_config: Option<Value>,
+    tokenizer_file: Option<PathBuf>,
+    permutation: Option<Permutation>,
+}
+
+/// Where a model's tokenizer is to be had.
+#[derive(Debug)]
+pub enum TokenizerSource<'a> {
+    /// A `tokenizer.json` of Hugging Face's `tokenizers`.
+    File(PathBuf),
+    /// The `tokenizer.ggml.*` metadata of a GGUF file.
+    Gguf(&'a GgufFile),
+    /// There is none.
+    None,
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json` and safetensors weights, a folder with exactly one `.gguf`
+    /// file, a `.gguf` file, or a `.safetensors` file with `config.json` beside it.
+    ///
+    /// # Errors
+    /// [`FormatError`] for anything wrong with the files, or a configuration that is incomplete.
+    pub fn open(path: &Path) -> Result<Self> {
+        let container = Container::open(path)?;
+        let folder = container.path().parent().unwrap_or(Path::new("")).to_path_buf();
+        let in_folder = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+        let mut tokenizer_file = in_folder("tokenizer.json");
+        let mut generation_config = in_folder("generation_config.json");
+        let config_path;
+        let config;
+        let permutation;
+        match &container {
+            Container::Gguf(file) => {
+                file.check_whole()?;
+                config = gguf::hugging_face_config(file)?;
+                config_path = file.path().to_path_buf();
+                permutation = permutation_of(file, &config)?;
+                // A lone file speaks for itself: its neighbours may belong to other models.
+                if path.is_file() {
+                    let has_its_own = file.metadata().get("tokenizer.ggml.model").is_some();
+                    tokenizer_file = tokenizer_file.filter(|_| !has_its_own);
+                    generation_config = None;
+                }
+            }
+            Container::Safetensors(_) => {
+                config_path = in_folder("config.json").ok_or_else(|| FormatError::MissingFile {
+                    path: folder.clone(),
+                    expected: "config.json beside the weights".to_owned(),
+                })?;
+                config = read_object(&config_path)?;
+                permutation = None;
+            }
+        }
+        let generation_config = generation_config.map(|path| read_object(&path)).transpose()?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            container,
+            config_path,
+            config,
+            generation_config,
+            tokenizer_file,
+            permutation,
+        })
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The weights without their model.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// `GGUF` or `safetensors`.
+    pub fn format_name(&self) -> &'static str {
+        self.container.format_name()
+    }
+
+    /// The GGUF file, if it is one.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.container.gguf()
+    }
+
+    /// The configuration in Hugging Face's shape, always a JSON object: `config.json` verbatim, or
+    /// built from GGUF metadata.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// `generation_config.json`, if there is one.
+    pub fn generation_config(&self) -> Option<&Value> {
+        self.generation_config.as_ref()
+    }
+
+    /// The end-of-sequence ids of `generation_config.json`, where one id or a list may stand.
+    pub fn generation_eos(&self) -> Vec<u32> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match self.generation_config().and_then(|config| config.get("eos_token_id")) {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(one) => id(one).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The configuration's `model_type`, or GGUF's `general.architecture`.
+    ///
+    /// # Errors
+    /// [`FormatError::BadConfig`] when `config.json` has no such string.
+    pub fn architecture(&self) -> Result<String> {
+        let found = self.config.get("model_type");
+        match found.and_then(Value::as_str) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(FormatError::BadConfig {
+                path: self.config_path.clone(),
+                expected: "a string for `model_type`",
+                found: found.map_or_else(|| "no such field".to_owned(), Value::to_string),
+            }),
+        }
+    }
+
+    /// Where the tokenizer is to be had.
+    ///
+    /// In a folder, `tokenizer.json` goes first. For a lone `.gguf` file its own metadata does.
+    pub fn tokenizer(&self) -> TokenizerSource<'_> {
+        match (&self.tokenizer_file, self.gguf()) {
+            (Some(path), _) => TokenizerSource::File(path.clone()),
+            (None, Some(file)) if file.metadata().get("tokenizer.ggml.model").is_some() => {
+                TokenizerSource::Gguf(file)
+            }
+            _ => TokenizerSource::None,
+        }
+    }
+
+    /// The tensors by their names in the file: its table of contents.
+    pub fn infos(&self) -> impl Iterator<Item = TensorInfo> {
+        self.container.infos()
+    }
+
+    /// Whether there is a tensor that Hugging Face calls `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.container {
+            Container::Gguf(file) => find_gguf(file, name).is_some(),
+            Container::Safetensors(set) => set.get(name).is_some(),
+        }
+    }
+
+    /// The tensor that Hugging Face calls `name`, such as `model.layers.0.self_attn.q_proj.weight`.
+    ///
+    /// Borrowed from the memory map, except the query and key projections of a `llama` GGUF file,
+    /// whose rows are brought back into Hugging Face's order. GGUF's `rope_freqs.weight` keeps its
+    /// name.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingTensor`], or [`FormatError::UnsupportedEncoding`] for a storage type
+    /// that cannot be decoded.
+    pub fn tensor(&self, name: &str) -> Result<RawTensor<'_>> {
+        match &self.container {
+            Container::Gguf(file) => self.gguf_tensor(file, name),
+            Container::Safetensors(set) => safetensors_tensor(set, name),
+        }
+    }
+
+    /// [`Checkpoint::tensor`], of the shape `expected`.
+    ///
+    /// # Errors
+    /// Also [`FormatError::ShapeMismatch`].
+    pub fn tensor_of_shape(&self, name: &str, expected: &[usize]) -> Result<RawTensor<'_>> {
+        // The shape first: a wrong one is the better message where rows cannot be reordered.
+        let found = match &self.container {
+            Container::Gguf(file) => find_gguf(file, name).map(|t| (file.path(), t.shape())),
+            Container::Safetensors(set) => set.get(name).map(|(file, t)| (file.path(), t.shape)),
+        };
+        match found {
+            Some((path, found)) if found != expected => Err(FormatError::ShapeMismatch {
+                path: path.to_path_buf(),
+                tensor: name.to_owned(),
+                expected: expected.to_vec(),
+                found: found.to_vec(),
+            }),
+            _ => self.tensor(name),
+        }
+    }
+
+    fn gguf_tensor<'a>(&'a self, file: &'a GgufFile, name: &str) -> Result<RawTensor<'a>> {
+        let tensor = find_gguf(file, name).ok_or_else(|| missing_in_gguf(file, name))?;
+        let encoding = tensor
+            .ggml_type()
+            .encoding()
+            .ok_or_else(|| unsupported(file.path(), tensor.name(), tensor.ggml_type().name))?;
+        let bytes = match self.permutation {
+            Some(permutation) => permutation.undo(file, tensor, encoding)?,
+            None => file.bytes(tensor).into(),
+        };
+        Ok(RawTensor { name: name.to_owned(), shape: tensor.shape().to_vec(), encoding, bytes })
+    }
+}
+
+fn find_gguf<'a>(file: &'a GgufFile, name: &str) -> Option<&'a GgufTensor> {
+    file.get(&gguf::file_name(name)?)
+}
+
+fn missing_in_gguf(file: &GgufFile, name: &str) -> FormatError {
+    let wanted = gguf::file_name(name);
+    FormatError::MissingTensor {
+        path: file.path().to_path_buf(),
+        tensor: match &wanted {
+            Some(wanted) if wanted != name => format!("{name} ({wanted})"),
+            _ => name.to_owned(),
+        },
+        similar: similar_names(
+            wanted.as_deref().unwrap_or(name),
+            file.tensors().iter().map(GgufTensor::name),
+        ),
+    }
+}
+
+fn safetensors_tensor<'a>(set: &'a SafetensorsSet, name: &str) -> Result<RawTensor<'a>> {
+    let (file, tensor) = set.tensor(name)?;
+    let encoding = tensor
+        .encoding()
+        .ok_or_else(|| unsupported(file.path(), name, &tensor.dtype.to_string()))?;
+    Ok(RawTensor {
+        name: name.to_owned(),
+        shape: tensor.shape.to_vec(),
+        encoding,
+        bytes: tensor.bytes.into(),
+    })
+}
+
+fn unsupported(path: &Path, tensor: &str, found: &str) -> FormatError {
+    FormatError::UnsupportedEncoding {
+        path: path.to_path_buf(),
+        tensor: tensor.to_owned(),
+        found: found.to_owned(),
+    }
+}
+
+/// The numbers of heads come from the configuration that `hugging_face_config` has just checked.
+fn permutation_of(file: &GgufFile, config: &Value) -> Result<Option<Permutation>> {
+    let heads = |field: &str| {
+        config.get(field).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    };
+    Ok(Permutation::of(
+        file.architecture()?,
+        heads("num_attention_heads"),
+        heads("num_key_value_heads"),
+    ))
+}
+
+fn read_object(path: &Path) -> Result<Value> {
+    let bad = |found| FormatError::BadConfig {
+        path: path.to_path_buf(),
+        expected: "a JSON object",
+        found,
+    };
+    let value: Value =
+        serde_json::from_slice(&read_small(path)?).map_err(|error| bad(error.to_string()))?;
+    if value.is_object() { Ok(value) } else { Err(bad("another JSON value".to_owned())) }
+}

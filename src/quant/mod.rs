@@ -1,0 +1,42 @@
+//! How weight values are stored, and how to get them back: plain Rust on slices.
+//!
+//! The block formats are ggml's; their layouts are those of `ggml-common.h` and their values are
+//! bit-equal to ggml's `dequantize_row_*`. This module knows nothing of files, tensors or devices.
+//!
+//! One file per format: [`Encoding`] names them, [`dequantize`] and [`dequantize_f16`] decode any.
+
+mod decode;
+mod encoding;
+mod float;
+mod q4_0;
+mod q4_1;
+mod q8_0;
+
+pub use decode::{dequantize, dequantize_f16};
+pub use encoding::Encoding;
+
+/// Why a slice of stored values could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// The number of values is not a whole number of blocks (or its bytes overflow `usize`).
+    #[error("{encoding}: expected a multiple of {} values, found {elements}", encoding.block_len())]
+    PartialBlock {
+        /// The format asked for.
+        encoding: Encoding,
+        /// Number of values asked for.
+        elements: usize,
+    },
+    /// The stored bytes are too few or too many for the number of values.
+    #[error("{encoding}: expected {expected} bytes for {elements} values, found {found}")]
+    Length {
+        /// The format asked for.
+        encoding: Encoding,
+        /// Number of values asked for.
+        elements: usize,
+        /// Bytes that so many values take.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+}
