@@ -1,0 +1,92 @@
+//! The linear layer: `out[r, o] = Σᵢ x[r, i] · w[o, i] + bias[o]`, with `w` as files store it, `[out, in]`.
+//!
+//! Few rows (a decode step) are bound by reading the weights once from memory: [`few_rows`]. Many rows (a prompt) are
+//! bound by arithmetic: [`many_rows`].
+
+mod few_rows;
+mod many_rows;
+
+use super::simd::Isa;
+use half::f16;
+
+pub(super) use few_rows::{Dots, few_rows};
+use many_rows::many_rows;
+
+/// Up to this many rows [`few_rows`] is the faster one.
+const FEW: usize = 8;
+
+/// A weight matrix `[out_features, in_features]`, row-major.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision; half the bytes to read, and exact in the single precision that the kernel computes with.
+    F16(&'a [f16]),
+}
+
+impl Weight<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+        }
+    }
+}
+
+/// `out = x · wᵀ + bias`, in single precision.
+///
+/// # Shapes
+///
+/// `x` is `[rows, in_features]`, `w` is `[out_features, in_features]`, `bias` is `[out_features]`, `out` is
+/// `[rows, out_features]`; every size may be zero.
+///
+/// # Panics
+///
+/// If a length does not match its shape.
+pub fn linear(
+    x: &[f32],
+    rows: usize,
+    w: Weight<'_>,
+    out_features: usize,
+    in_features: usize,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    linear_on(Isa::best(), x, rows, w, out_features, in_features, bias, out);
+}
+
+fn linear_on(
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    w: Weight<'_>,
+    out_features: usize,
+    in_features: usize,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    assert_eq!(x.len(), rows * in_features, "linear: length of x");
+    assert_eq!(w.len(), out_features * in_features, "linear: length of the weight");
+    assert_eq!(out.len(), rows * out_features, "linear: length of out");
+    assert!(bias.is_none_or(|b| b.len() == out_features), "linear: length of the bias");
+    if out.is_empty() {
+        return;
+    }
+    if in_features == 0 {
+        for row in out.chunks_exact_mut(out_features) {
+            match bias {
+                Some(bias) => row.copy_from_slice(bias),
+                None => row.fill(0.0),
+            }
+        }
+        return;
+    }
+    match (w, rows <= FEW) {
+        (Weight::F32(w), true) => few_rows(isa, x, w, in_features, bias, out),
+        (Weight::F16(w), true) => few_rows(isa, x, w, in_features, bias, out),
+        (w, false) => many_rows(isa, x, w, in_features, bias, out),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! CPU kernels on plain slices: what the `Cpu` backend calls.
+//!
+//! | module | computes |
+//! |---|---|
+//! | `linear` | `x · wᵀ + bias`, weights in single or half precision, few rows or many |
+//! | `attention` | softmax(q · kᵀ) · v without the matrix of scores, grouped queries, masks, log-sum-exp |
+//! | `norm`, `rope`, `swiglu` | root-mean-square norm (with a residual), rotary positions, gated `SiLU` |
+//! | `panel` | the register-blocked product under the many-row paths |
+//! | `simd` | vectors: AVX-512, AVX2, NEON or plain Rust, chosen once at run time |
+//! | `parallel`, `scratch` | threads, and memory that they keep |
+//!
+//! Activations and sums are single precision. Lengths are asserted: a wrong one is a mistake of the caller.
+
+#![cfg_attr(test, allow(clippy::float_cmp))]
+// Loops over small arrays of vectors index them, so that nothing but arithmetic is left after unrolling.
+#![allow(clippy::needless_range_loop)]
+// A vector operation must be inlined into the function that enables its instruction set: see `simd`.
+#![allow(clippy::inline_always)]
+
+mod attention;
+mod linear;
+mod norm;
+mod panel;
+mod parallel;
+mod rope;
+mod scratch;
+mod simd;
+mod swiglu;
+
+#[cfg(test)]
+mod testing;
+
+pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
+pub use linear::{Weight, linear};
+pub use norm::{add_rms_norm, rms_norm};
+pub use rope::{RopeOrder, RopeShape, rope};
+pub use swiglu::swiglu;

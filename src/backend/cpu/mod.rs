@@ -1,0 +1,180 @@
+//! The CPU backend: burn-flex tensors, with this crate's own kernels on their slices.
+//!
+//! The kernels compute in f32. Other types are converted on the way in and out, except for
+//! matrices in f16: those are read as they are, at half the memory traffic, with f32 activations
+//! ([`Backend::activation_dtype`]).
+
+mod kernels;
+mod kv_cache;
+mod slices;
+
+pub use kv_cache::HostKvCache;
+
+use burn::tensor::{DType, Tensor};
+
+use super::{AttentionOptions, Backend, HostPacked, RopeOrder, ops};
+use kernels::{AttentionShape, KvView, RopeShape, Weight};
+use slices::{Floats, Halves, tensor};
+
+/// burn-flex.
+pub type Cpu = burn_flex::Flex;
+
+impl Backend for Cpu {
+    type Packed = HostPacked;
+    type KvCache = HostKvCache;
+
+    fn activation_dtype(_weights: DType) -> DType {
+        DType::F32
+    }
+
+    fn scaled_dot_product_attention(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> Tensor<Self, 4> {
+        attention(q, k, v, options, None)
+    }
+
+    fn attention_with_lse(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
+        let [batch, heads, rows, _] = q.dims();
+        let mut lse = vec![0.0; batch * heads * rows];
+        let out = attention(q, k, v, options, Some(&mut lse));
+        (out, tensor(lse, [batch, heads, rows], DType::F32))
+    }
+
+    fn dense_linear(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        let (dtype, [rows, inputs]) = (x.dtype(), x.dims());
+        let [outputs, columns] = weight.dims();
+        if columns != inputs {
+            // The default says what does not fit, as burn does everywhere.
+            return ops::linear(x, weight, bias);
+        }
+        let mut out = vec![0.0; rows * outputs];
+        let x = Floats::of(x);
+        let bias = bias.map(Floats::of);
+        let mut run = |w: Weight<'_>| {
+            let bias = bias.as_ref().map(Floats::as_slice);
+            kernels::linear(x.as_slice(), rows, w, outputs, inputs, bias, &mut out);
+        };
+        if weight.dtype() == DType::F16 {
+            run(Weight::F16(Halves::of(weight).as_slice()));
+        } else {
+            run(Weight::F32(Floats::of(weight).as_slice()));
+        }
+        tensor(out, [rows, outputs], dtype)
+    }
+
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        let (dtype, shape) = (x.dtype(), x.dims());
+        let [rows, dim] = shape;
+        let mut out = vec![0.0; rows * dim];
+        let (x, weight) = (Floats::of(x), Floats::of(weight));
+        kernels::rms_norm(x.as_slice(), weight.as_slice(), epsilon as f32, rows, dim, &mut out);
+        tensor(out, shape, dtype)
+    }
+
+    fn add_rms_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> [Tensor<Self, 2>; 2] {
+        let (dtype, shape) = (x.dtype(), x.dims());
+        let [rows, dim] = shape;
+        let (mut sum, mut out) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);
+        let (x, residual, weight) = (Floats::of(x), Floats::of(residual), Floats::of(weight));
+        kernels::add_rms_norm(
+            x.as_slice(),
+            residual.as_slice(),
+            weight.as_slice(),
+            epsilon as f32,
+            rows,
+            dim,
+            &mut sum,
+            &mut out,
+        );
+        [sum, out].map(|values| tensor(values, shape, dtype))
+    }
+
+    fn rope(
+        x: Tensor<Self, 4>,
+        cos: Tensor<Self, 3>,
+        sin: Tensor<Self, 3>,
+        order: RopeOrder,
+    ) -> Tensor<Self, 4> {
+        let (dtype, shape) = (x.dtype(), x.dims());
+        let [batch, heads, seq, dim] = shape;
+        let [tables, _, _] = cos.dims();
+        let positions: Vec<usize> = (0..batch)
+            .flat_map(|b| (0..seq).map(move |s| if tables == 1 { s } else { b * seq + s }))
+            .collect();
+        let order = match order {
+            RopeOrder::HalfSplit => kernels::RopeOrder::HalfSplit,
+            RopeOrder::AdjacentPairs => kernels::RopeOrder::AdjacentPairs,
+        };
+        let mut values = Floats::of(x).into_vec();
+        let (cos, sin) = (Floats::of(cos), Floats::of(sin));
+        let rope = RopeShape { batch, heads, seq, dim, rotary_dim: dim };
+        kernels::rope(&mut values, rope, cos.as_slice(), sin.as_slice(), &positions, order);
+        tensor(values, shape, dtype)
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let (dtype, shape) = (gate.dtype(), gate.dims());
+        let mut out = vec![0.0; shape[0] * shape[1]];
+        kernels::swiglu(Floats::of(gate).as_slice(), Floats::of(up).as_slice(), &mut out);
+        tensor(out, shape, dtype)
+    }
+
+    fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {
+        weight
+    }
+}
+
+fn attention(
+    q: Tensor<Cpu, 4>,
+    k: Tensor<Cpu, 4>,
+    v: Tensor<Cpu, 4>,
+    options: &AttentionOptions,
+    lse: Option<&mut [f32]>,
+) -> Tensor<Cpu, 4> {
+    let [batch, heads, q_len, head_dim] = q.dims();
+    let [_, kv_heads, kv_len, _] = k.dims();
+    let shape = AttentionShape { batch, heads, kv_heads, q_len, kv_len, head_dim };
+    let (k, v) = (Floats::of(k), Floats::of(v));
+    let k = KvView::contiguous(k.as_slice(), &shape);
+    let v = KvView::contiguous(v.as_slice(), &shape);
+    attend(q, k, v, shape, options, lse)
+}
+
+/// Attention over keys and values wherever they lie.
+fn attend(
+    q: Tensor<Cpu, 4>,
+    k: KvView<'_>,
+    v: KvView<'_>,
+    shape: AttentionShape,
+    options: &AttentionOptions,
+    lse: Option<&mut [f32]>,
+) -> Tensor<Cpu, 4> {
+    let (dtype, dims) = (q.dtype(), q.dims());
+    let mut out = vec![0.0; dims.iter().product()];
+    let options = kernels::AttentionOptions {
+        scale: options.scale_for(shape.head_dim),
+        causal: options.causal,
+        window: options.window,
+        softcap: options.softcap,
+        left_padding: options.left_padding.as_deref(),
+    };
+    kernels::attention(Floats::of(q).as_slice(), k, v, shape, &options, &mut out, lse);
+    tensor(out, dims, dtype)
+}

@@ -1,0 +1,235 @@
+//! The tensor-backend trait that models and layers are written against.
+//!
+//! [`Backend`] is burn's [`burn::tensor::backend::Backend`] plus the fused operations a language
+//! model spends its time in. Every operation has a default in plain burn operations, so a new
+//! backend is usable after a few lines and can then override what it does better:
+//!
+//! ```
+//! use metal_candle::backend::{Backend, HostPacked, TensorKvCache};
+//! # fn assert_backend<B: Backend>() {}
+//! // `impl Backend for MyBackend { type Packed = HostPacked; type KvCache = TensorKvCache<Self>;
+//! //                               fn pack(w: HostPacked, _: &Self::Device) -> HostPacked { w } }`
+//! assert_backend::<metal_candle::backend::Cpu>();
+//! assert_backend::<metal_candle::backend::Candle>();
+//! assert_backend::<metal_candle::backend::Wgpu>();
+//! ```
+//!
+//! | implementation | what it is |
+//! |---|---|
+//! | [`Cpu`] | burn-flex with this crate's SIMD kernels |
+//! | [`Candle`] | candle on the CPU: the second oracle |
+//! | [`Wgpu`] | burn's cube backend over wgpu; each device takes SPIR-V or WGSL ([`wgpu::ShaderLanguage`]) |
+//! | [`Autodiff<B>`](Autodiff) | any of them with gradients |
+
+mod attention;
+mod autodiff;
+mod candle;
+pub mod cpu;
+mod kv_cache;
+mod ops;
+mod packed;
+pub mod wgpu;
+
+pub use attention::{AttentionOptions, NOTHING_VISIBLE};
+pub use autodiff::AutodiffKvCache;
+pub use burn_autodiff::Autodiff;
+pub use candle::Candle;
+pub use cpu::Cpu;
+pub use kv_cache::{CacheError, KvCache, KvCacheShape, TensorKvCache};
+pub use ops::RopeOrder;
+pub(crate) use packed::tensor_data;
+pub use packed::{HostPacked, PackError, PackedStorage};
+pub use wgpu::Wgpu;
+
+use burn::tensor::{DType, Int, Tensor};
+
+/// burn's backend trait, plus the fused operations of a language model.
+///
+/// Shapes are row-major. `B` is batch, `H` query heads, `K` key/value heads (`H` is a multiple of
+/// `K`), `S` query rows, `T` keys, `D` the head dimension.
+pub trait Backend: burn::tensor::backend::Backend {
+    /// Block-quantised weights, as this backend keeps them.
+    type Packed: PackedStorage;
+
+    /// Mutable storage for the keys and values of one layer. burn tensors are functional; a cache
+    /// that rebuilds itself each step would write its whole content for every token.
+    type KvCache: KvCache<Self>;
+
+    /// The largest tensor, in bytes, that a device can bind to a kernel.
+    fn max_tensor_bytes(_device: &Self::Device) -> u64 {
+        u64::MAX
+    }
+
+    /// The type of activations when matrices are stored as `weights`.
+    fn activation_dtype(weights: DType) -> DType {
+        weights
+    }
+
+    /// Scaled dot-product attention (Vaswani et al., 2017). burn has an `attention` of its own with
+    /// fewer options, hence the long name.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, S, D]`; `k`, `v`: `[B, K, T, D]`
+    /// - output: `[B, H, S, D]`, in the type of `q`
+    fn scaled_dot_product_attention(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> Tensor<Self, 4> {
+        Self::attention_with_lse(q, k, v, options).0
+    }
+
+    /// [`scaled_dot_product_attention`](Self::scaled_dot_product_attention), together with the log-sum-exp of each row's scores (natural
+    /// logarithm, f32, `[B, H, S]`): what [`attention_backward`](Self::attention_backward) recomputes
+    /// the probabilities from. A row that sees no key gives zeros and [`NOTHING_VISIBLE`].
+    fn attention_with_lse(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
+        attention::forward(q, &k, &v, options)
+    }
+
+    /// Gradients of attention with respect to `q`, `k` and `v`, recomputed from the log-sum-exp
+    /// (Dao et al., `FlashAttention`, 2022, algorithm 4). The scores exist for one block of query
+    /// rows at a time, never as `S × T`.
+    fn attention_backward(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        out: Tensor<Self, 4>,
+        lse: Tensor<Self, 3>,
+        grad: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> [Tensor<Self, 4>; 3] {
+        attention::backward(&q, &k, &v, out, lse, grad, options)
+    }
+
+    /// Attention of the newest `S` positions over everything that the cache holds: the cache
+    /// already contains the keys and values of the query rows. Output as
+    /// [`scaled_dot_product_attention`](Self::scaled_dot_product_attention).
+    fn attention_cached(
+        q: Tensor<Self, 4>,
+        cache: &Self::KvCache,
+        options: &AttentionOptions,
+    ) -> Tensor<Self, 4> {
+        cache.attend(q, options)
+    }
+
+    /// `x · wᵀ + bias`, with `x: [rows, in]`, `weight: [out, in]`, `bias: [out]`; f32 accumulation,
+    /// output in the type of `x`. The weight may be stored in a smaller type than `x`.
+    fn dense_linear(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        ops::linear(x, weight, bias)
+    }
+
+    /// Rows `ids` of `weight: [vocabulary, dim]`, as `[ids, dim]`.
+    fn dense_rows(weight: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        weight.select(0, ids)
+    }
+
+    /// Root-mean-square norm over the last dimension, computed in f32 (Zhang & Sennrich, 2019):
+    /// `x / sqrt(mean(x²) + epsilon) · weight`, with `x: [rows, dim]`, `weight: [dim]`.
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        ops::rms_norm(x, weight, epsilon)
+    }
+
+    /// `x + residual`, and its [`rms_norm`](Self::rms_norm): `[rows, dim]` each.
+    fn add_rms_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> [Tensor<Self, 2>; 2] {
+        let sum = x + residual;
+        [sum.clone(), Self::rms_norm(sum, weight, epsilon)]
+    }
+
+    /// Rotary position embedding (Su et al., `RoFormer`, 2021), computed in f32.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, H, S, D]`; `cos`, `sin`: `[1 or B, S, D / 2]`, f32
+    fn rope(
+        x: Tensor<Self, 4>,
+        cos: Tensor<Self, 3>,
+        sin: Tensor<Self, 3>,
+        order: RopeOrder,
+    ) -> Tensor<Self, 4> {
+        ops::rope(x, cos, sin, order)
+    }
+
+    /// `silu(gate) · up` (Shazeer, 2020), element by element.
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        ops::swiglu(gate, up)
+    }
+
+    /// Takes packed blocks into this backend's own storage.
+    fn pack(weight: HostPacked, device: &Self::Device) -> Self::Packed;
+
+    /// `x · wᵀ` with `x: [rows, in]` and a packed `w` of `[out, in]`.
+    ///
+    /// # Errors
+    /// [`PackError::Unsupported`] where a backend has no way to compute it.
+    fn packed_linear(
+        x: Tensor<Self, 2>,
+        weight: &Self::Packed,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        let dense = Self::unpack(weight, &x.device(), x.dtype())?;
+        Ok(Self::dense_linear(x, dense, None))
+    }
+
+    /// Gradient of [`packed_linear`](Self::packed_linear) with respect to `x`: `grad · w`. The
+    /// packed weight has none.
+    ///
+    /// # Errors
+    /// As [`packed_linear`](Self::packed_linear).
+    fn packed_linear_backward(
+        grad: Tensor<Self, 2>,
+        weight: &Self::Packed,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        let dense = Self::unpack(weight, &grad.device(), grad.dtype())?;
+        Ok(grad.matmul(dense))
+    }
+
+    /// The whole weight, dequantised: `[out, in]` in `dtype`.
+    ///
+    /// # Errors
+    /// As [`packed_linear`](Self::packed_linear).
+    fn unpack(
+        weight: &Self::Packed,
+        device: &Self::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::unpack(&weight.to_host()?, device, dtype)
+    }
+
+    /// Rows `ids` of a packed weight, dequantised: `[ids, in]` in `dtype`. The ids are host data,
+    /// as a token embedding has them.
+    ///
+    /// # Errors
+    /// As [`packed_linear`](Self::packed_linear), and [`PackError::RowOutOfRange`].
+    fn packed_rows(
+        weight: &Self::Packed,
+        ids: &[u32],
+        device: &Self::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::rows(&weight.to_host()?, ids, device, dtype)
+    }
+}
+
+/// A [`Backend`] with gradients whose inner backend is one too.
+pub trait AutodiffBackend:
+    Backend + burn::tensor::backend::AutodiffBackend<InnerBackend: Backend>
+{
+}
+
+impl<B> AutodiffBackend for B where
+    B: Backend + burn::tensor::backend::AutodiffBackend<InnerBackend: Backend>
+{
+}

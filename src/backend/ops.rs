@@ -1,0 +1,78 @@
+//! The defaults of the smaller operations, in plain burn operations.
+
+use burn::tensor::{DType, Tensor, activation};
+
+use super::Backend;
+
+/// Which elements of a head form the pairs that rotary embedding turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RopeOrder {
+    /// `(i, i + D/2)`: Hugging Face's layout, and GPT-NeoX's.
+    HalfSplit,
+    /// `(2i, 2i + 1)`: Meta's original layout, and llama.cpp's for GGUF files of arch `llama`.
+    AdjacentPairs,
+}
+
+pub(super) fn linear<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, 2> {
+    let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
+    let out = x.matmul(weight.transpose());
+    match bias {
+        Some(bias) => {
+            let bias = bias.cast(out.dtype());
+            out + bias.unsqueeze()
+        }
+        None => out,
+    }
+}
+
+pub(super) fn rms_norm<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let rms = (x.clone() * x.clone()).mean_dim(1).add_scalar(epsilon).sqrt();
+    ((x / rms) * weight.cast(DType::F32).unsqueeze()).cast(dtype)
+}
+
+pub(super) fn rope<B: Backend>(
+    x: Tensor<B, 4>,
+    cos: Tensor<B, 3>,
+    sin: Tensor<B, 3>,
+    order: RopeOrder,
+) -> Tensor<B, 4> {
+    let [batch, heads, rows, dim] = x.dims();
+    let (dtype, half) = (x.dtype(), dim / 2);
+    let x = x.cast(DType::F32);
+    match order {
+        RopeOrder::HalfSplit => {
+            let (cos, sin) = (cos.unsqueeze_dim::<4>(1), sin.unsqueeze_dim::<4>(1));
+            let first = x.clone().narrow(3, 0, half);
+            let second = x.narrow(3, half, half);
+            let low = first.clone() * cos.clone() - second.clone() * sin.clone();
+            let high = second * cos + first * sin;
+            Tensor::cat(vec![low, high], 3)
+        }
+        RopeOrder::AdjacentPairs => {
+            let x = x.reshape([batch, heads, rows, half, 2]);
+            let cos = cos.unsqueeze_dim::<4>(1).unsqueeze_dim::<5>(4);
+            let sin = sin.unsqueeze_dim::<4>(1).unsqueeze_dim::<5>(4);
+            let first = x.clone().narrow(4, 0, 1);
+            let second = x.narrow(4, 1, 1);
+            let low = first.clone() * cos.clone() - second.clone() * sin.clone();
+            let high = second * cos + first * sin;
+            Tensor::cat(vec![low, high], 4).reshape([batch, heads, rows, dim])
+        }
+    }
+    .cast(dtype)
+}
+
+pub(super) fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+    let dtype = gate.dtype();
+    (activation::silu(gate.cast(DType::F32)) * up.cast(DType::F32)).cast(dtype)
+}

@@ -1,0 +1,204 @@
+//! Starting cubecl's server on an adapter.
+//!
+//! cubecl picks the compiler from the graphics API and the adapter's features. A Vulkan adapter
+//! therefore always gets SPIR-V, unless the server is put together by hand with the features that
+//! WGSL can express: that is what [`wgsl_server`] does. Nothing else differs from cubecl's own.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuRuntime, WgpuSetup, init_device};
+use cubecl::{
+    client::ComputeClient,
+    features::{AtomicUsage, Plane, TypeUsage},
+    ir::{
+        AddressType, DeviceProperties, ElemType, FloatKind, HardwareProperties, IntKind,
+        MemoryDeviceProperties, StorageType, Type, UIntKind,
+    },
+    profile::TimingMethod,
+    server::ServerUtilities,
+    wgpu::WgpuServer,
+};
+use cubecl_runtime::{allocator::ContiguousMemoryLayoutPolicy, logging::ServerLogger};
+use wgpu::{DeviceType, Features};
+
+use super::{AdapterError, ShaderLanguage, WgpuAdapter};
+
+/// Kernel launches that are gathered before they are submitted. cubecl's own default (32) submits
+/// some forty times in one decode step of a 30-layer model.
+const TASKS_PER_SUBMISSION: usize = 512;
+
+/// Device numbers from here on are ours; cubecl's `init_device` counts up from zero.
+const FIRST_WGSL_DEVICE: u32 = 0x8000;
+
+pub(super) fn open(
+    adapter: &WgpuAdapter,
+    language: ShaderLanguage,
+) -> Result<WgpuDevice, AdapterError> {
+    let options = RuntimeOptions { tasks_max: TASKS_PER_SUBMISSION, ..RuntimeOptions::default() };
+    let (device, queue) = match language {
+        ShaderLanguage::Wgsl => request_portable(adapter)?,
+        native => request_native(adapter, native)?,
+    };
+    let setup = WgpuSetup {
+        instance: adapter.instance.clone(),
+        adapter: adapter.adapter.clone(),
+        device,
+        queue,
+        backend: adapter.info.backend,
+    };
+    if language != ShaderLanguage::Wgsl {
+        return Ok(init_device(setup, options));
+    }
+    static NEXT: AtomicU32 = AtomicU32::new(FIRST_WGSL_DEVICE);
+    let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
+    let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
+    Ok(id)
+}
+
+/// A device with the features that SPIR-V (or MSL) code may use.
+#[cfg(not(target_os = "macos"))]
+fn request_native(
+    adapter: &WgpuAdapter,
+    language: ShaderLanguage,
+) -> Result<(wgpu::Device, wgpu::Queue), AdapterError> {
+    pollster::block_on(cubecl::wgpu::vulkan::request_vulkan_device(&adapter.adapter)).ok_or_else(
+        || AdapterError::Language {
+            adapter: adapter.describe(),
+            language: language.name(),
+            reason: "the driver lacks Vulkan features that the compiler needs (variable pointers, \
+                     16-bit storage, the Vulkan memory model); `--device wgpu` uses WGSL instead"
+                .into(),
+        },
+    )
+}
+
+#[cfg(target_os = "macos")]
+#[allow(clippy::unnecessary_wraps)]
+fn request_native(
+    adapter: &WgpuAdapter,
+    _language: ShaderLanguage,
+) -> Result<(wgpu::Device, wgpu::Queue), AdapterError> {
+    Ok(pollster::block_on(cubecl::wgpu::metal::request_metal_device(&adapter.adapter)))
+}
+
+/// A device with what the WebGPU interface itself offers.
+fn request_portable(adapter: &WgpuAdapter) -> Result<(wgpu::Device, wgpu::Queue), AdapterError> {
+    let features = adapter.adapter.features() & portable_features();
+    pollster::block_on(adapter.adapter.request_device(&wgpu::DeviceDescriptor {
+        label: None,
+        required_features: features,
+        required_limits: adapter.adapter.limits(),
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
+        trace: wgpu::Trace::Off,
+        experimental_features: wgpu::ExperimentalFeatures::disabled(),
+    }))
+    .map_err(|error| AdapterError::Open { adapter: adapter.describe(), reason: error.to_string() })
+}
+
+fn portable_features() -> Features {
+    Features::SHADER_F16
+        | Features::SHADER_INT64
+        | Features::SUBGROUP
+        | Features::TIMESTAMP_QUERY
+        | Features::SHADER_FLOAT32_ATOMIC
+}
+
+fn wgsl_server(setup: WgpuSetup, options: RuntimeOptions) -> WgpuServer {
+    let limits = setup.device.limits();
+    let features = setup.device.features();
+    let info = setup.adapter.get_info();
+    // WebGPU without subgroups reports zeros, but cubecl's reductions read the sizes all the same.
+    let plane_size = match (info.subgroup_min_size, info.subgroup_max_size) {
+        (0, 0) => (8, 128),
+        sizes => sizes,
+    };
+    let memory = MemoryDeviceProperties {
+        max_page_size: limits.max_storage_buffer_binding_size,
+        alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
+    };
+    let max_count = limits.max_compute_workgroups_per_dimension;
+    let hardware = HardwareProperties {
+        load_width: 128,
+        plane_size_min: plane_size.0,
+        plane_size_max: plane_size.1,
+        // cubecl binds one more buffer of its own.
+        max_bindings: limits.max_storage_buffers_per_shader_stage.saturating_sub(1),
+        max_shared_memory_size: limits.max_compute_workgroup_storage_size as usize,
+        max_cube_count: (max_count, max_count, max_count),
+        max_units_per_cube: limits.max_compute_invocations_per_workgroup,
+        max_cube_dim: (
+            limits.max_compute_workgroup_size_x,
+            limits.max_compute_workgroup_size_y,
+            limits.max_compute_workgroup_size_z,
+        ),
+        num_streaming_multiprocessors: None,
+        num_tensor_cores: None,
+        min_tensor_cores_dim: None,
+        num_cpu_cores: None,
+        max_vector_size: 4,
+    };
+    let timing = if features.contains(Features::TIMESTAMP_QUERY) {
+        TimingMethod::Device
+    } else {
+        TimingMethod::System
+    };
+    let mut properties =
+        DeviceProperties::new(Default::default(), memory.clone(), hardware, timing);
+    register_types(&mut properties, features);
+    if features.contains(Features::SUBGROUP) && info.device_type != DeviceType::Cpu {
+        properties.features.plane.insert(Plane::Ops);
+    }
+    let mut compilation = cubecl::WgpuCompilationOptions::default();
+    compilation.supports_u64 = features.contains(Features::SHADER_INT64);
+    let allocator = ContiguousMemoryLayoutPolicy::new(memory.alignment as usize);
+    WgpuServer::new(
+        memory,
+        options.memory_config,
+        compilation,
+        setup.device,
+        setup.queue,
+        options.tasks_max,
+        setup.backend,
+        timing,
+        ServerUtilities::new(
+            properties,
+            Arc::new(ServerLogger::default()),
+            setup.backend,
+            allocator,
+        ),
+    )
+}
+
+/// The types that WGSL has, given the device's features.
+fn register_types(properties: &mut DeviceProperties, features: Features) {
+    properties.register_address_type(AddressType::U32);
+    let mut types = vec![
+        ElemType::UInt(UIntKind::U32),
+        ElemType::Int(IntKind::I32),
+        ElemType::Float(FloatKind::F32),
+        ElemType::Float(FloatKind::Flex32),
+        ElemType::Bool,
+    ];
+    if features.contains(Features::SHADER_INT64) {
+        types.extend([ElemType::Int(IntKind::I64), ElemType::UInt(UIntKind::U64)]);
+    }
+    if features.contains(Features::SHADER_F16) {
+        types.push(ElemType::Float(FloatKind::F16));
+    }
+    for elem in types {
+        properties.register_type_usage(elem, TypeUsage::all());
+    }
+    let mut atomics = vec![ElemType::Int(IntKind::I32), ElemType::UInt(UIntKind::U32)];
+    if features.contains(Features::SHADER_FLOAT32_ATOMIC) {
+        atomics.push(ElemType::Float(FloatKind::F32));
+    }
+    for elem in atomics {
+        properties.register_atomic_type_usage(
+            Type::new(StorageType::Atomic(elem)),
+            AtomicUsage::LoadStore | AtomicUsage::Add,
+        );
+    }
+}

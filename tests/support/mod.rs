@@ -1,0 +1,114 @@
+//! What the integration tests share: the backends, the fixtures and numbers to compare.
+#![allow(dead_code)] // each test file uses its part
+
+use std::path::{Path, PathBuf};
+
+use metal_candle::{
+    Device,
+    backend::{
+        Autodiff, Backend, Candle, Cpu, Wgpu,
+        wgpu::{ShaderLanguage, WgpuAdapter, WgpuDevice},
+    },
+};
+
+/// A path below `fixtures/`.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+}
+
+/// The first adapter that takes a language, and its device. A machine without one fails: a test
+/// must not pass by finding nothing to test.
+pub fn wgpu(language: ShaderLanguage) -> (WgpuDevice, String) {
+    let adapter = WgpuAdapter::find(language, 0).unwrap_or_else(|error| {
+        panic!("{error}\ninstall a driver: apt-get install mesa-vulkan-drivers libvulkan1")
+    });
+    let device = adapter.open(language).unwrap_or_else(|error| panic!("{error}"));
+    (device, format!("{} by {}", adapter.describe(), language.name()))
+}
+
+/// The same job on every backend that this version has, in f32 unless it says otherwise.
+pub trait EveryBackend {
+    /// Runs on one of them.
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device);
+}
+
+/// The backends by the names that tests are filtered with.
+pub const BACKENDS: [&str; 4] = ["cpu", "candle", "wgpu-spirv", "wgpu-wgsl"];
+
+/// Runs a job on the backend of that name.
+pub fn on(name: &str, job: &mut impl EveryBackend) {
+    match name {
+        "cpu" => job.run::<Cpu>(name, &Default::default()),
+        "candle" => job.run::<Candle>(name, &Default::default()),
+        "wgpu-spirv" => job.run::<Wgpu>(name, &wgpu(ShaderLanguage::SpirV).0),
+        "wgpu-wgsl" => job.run::<Wgpu>(name, &wgpu(ShaderLanguage::Wgsl).0),
+        "autodiff-cpu" => job.run::<Autodiff<Cpu>>(name, &Default::default()),
+        "autodiff-candle" => job.run::<Autodiff<Candle>>(name, &Default::default()),
+        "autodiff-wgpu" => job.run::<Autodiff<Wgpu>>(name, &wgpu(ShaderLanguage::SpirV).0),
+        other => panic!("no backend {other}"),
+    }
+}
+
+/// The same backend as the program opens it.
+pub fn device(name: &str) -> Device {
+    let choice = match name {
+        "wgpu-spirv" => "vulkan",
+        "wgpu-wgsl" => "wgpu",
+        other => other,
+    };
+    Device::open(choice.parse().expect("a device name")).unwrap_or_else(|e| panic!("{e}")).0
+}
+
+/// Tensors of a safetensors file as f32 (floats) or i64 (ids).
+pub struct Golden(Vec<u8>);
+
+impl Golden {
+    pub fn open(path: &str) -> Self {
+        let path = fixture(path);
+        Self(std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    }
+
+    fn view(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
+        let file = safetensors::SafeTensors::deserialize(&self.0).expect("golden file");
+        let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        self.view(name)
+            .1
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    /// Rows of token ids.
+    pub fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+        let (shape, bytes) = self.view(name);
+        let ids: Vec<u32> = bytes
+            .chunks_exact(8)
+            .map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap())
+            .collect();
+        ids.chunks(*shape.last().unwrap()).map(<[u32]>::to_vec).collect()
+    }
+}
+
+/// The largest absolute difference; panics on different lengths and on NaN.
+pub fn max_abs_diff(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len(), "different numbers of values");
+    let diff = |(a, b): (&f32, &f32)| {
+        let d = (a - b).abs();
+        assert!(!d.is_nan(), "NaN: {a} and {b}");
+        d
+    };
+    got.iter().zip(want).map(diff).fold(0.0, f32::max)
+}
+
+/// Index of the largest value, the first of equals.
+pub fn argmax(values: &[f32]) -> u32 {
+    let best = values
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
+    best.0 as u32
+}
