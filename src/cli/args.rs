@@ -1,0 +1,127 @@
+//! The arguments. The names are stable: scripts and tests rely on them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use metal_candle::device::{DeviceChoice, DeviceError};
+
+/// Run, fine-tune and study language models, on any GPU or none.
+#[derive(Debug, Parser)]
+#[command(name = "metal-candle", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a prompt.
+    Generate(GenerateArgs),
+    /// Write the logits of given tokens to a safetensors file.
+    Logits(LogitsArgs),
+    /// Say what a model file holds.
+    Inspect(InspectArgs),
+}
+
+/// How matrices are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeChoice {
+    /// f16 on a GPU that has it, f32 elsewhere.
+    Auto,
+    F32,
+    F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+fn device(text: &str) -> Result<DeviceChoice, DeviceError> {
+    text.parse()
+}
+
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A model folder, a .gguf file, or the id of a model in the local Hugging Face cache.
+    /// Without it, the small model in fixtures/ is used.
+    #[arg(long, value_name = "PATH|HUB_ID")]
+    pub model: Option<PathBuf>,
+    /// auto, cpu, candle, wgpu, vulkan, metal or cuda, with an optional number: vulkan:1
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
+    /// How matrices are stored on the device.
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
+    pub dtype: DtypeChoice,
+    /// Load packed weights as dense ones. (So far, all are loaded that way.)
+    #[arg(long)]
+    pub dequantize: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The text to continue.
+    #[arg(conflicts_with = "tokens")]
+    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Token ids instead of a text: 1,2,3
+    #[arg(long, value_delimiter = ',')]
+    pub tokens: Vec<u32>,
+    /// Tokens to generate at most.
+    #[arg(long, default_value_t = 128)]
+    pub max_tokens: usize,
+    /// 0 takes the most likely token each time.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep the K most likely tokens.
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Keep the most likely tokens that reach this probability together.
+    #[arg(long, value_name = "F")]
+    pub top_p: Option<f32>,
+    /// Keep tokens with at least this share of the most likely one's probability.
+    #[arg(long, value_name = "F")]
+    pub min_p: Option<f32>,
+    /// Make tokens that occurred before less likely; 1 changes nothing.
+    #[arg(long, value_name = "F")]
+    pub repeat_penalty: Option<f32>,
+    /// Seed of the sampling.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// A text that ends the generation; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Do not stop at the end-of-text token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Token ids: 1,2,3
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required_unless_present = "tokens_file",
+        conflicts_with = "tokens_file"
+    )]
+    pub tokens: Vec<u32>,
+    /// A JSON file of token ids, one list a sequence: [[1,2,3],[4,5,6]]
+    #[arg(long, value_name = "FILE.json")]
+    pub tokens_file: Option<PathBuf>,
+    /// Where to write the tensor `logits`, f32 [batch, positions, vocabulary].
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model folder, a .gguf file or a .safetensors file.
+    pub path: PathBuf,
+}

@@ -1,0 +1,37 @@
+//! The command line: arguments, progress and exit codes. All work is done by the library.
+
+mod args;
+mod generate;
+mod inspect;
+mod logits;
+mod model;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// Any failure that the user should read as one message.
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs the program: 0 done, 1 the work failed, 2 wrong usage (clap's own exit code).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("METAL_CANDLE_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match cli.command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}

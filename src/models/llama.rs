@@ -1,0 +1,130 @@
+//! Llama 2 and 3.x (Touvron et al., 2023; Llama team, 2024), and what shares their checkpoints'
+//! layout: pre-norm decoder, rotary grouped-query attention, `SwiGLU`.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor},
+};
+
+use super::{Cache, CausalLm, DecoderConfig, LogitRows, ModelError, TokenBatch, decoder};
+use crate::{
+    backend::Backend,
+    nn::{
+        Attention, Embedding, Linear, LoadError, Positions, RmsNorm, RopeFrequencies, SwiGluMlp,
+        Weights,
+    },
+};
+
+/// One decoder layer.
+#[derive(Module, Debug)]
+struct Block<B: Backend> {
+    attention_norm: RmsNorm<B>,
+    attention: Attention<B>,
+    mlp_norm: RmsNorm<B>,
+    mlp: SwiGluMlp<B>,
+}
+
+impl<B: Backend> Block<B> {
+    fn load(weights: &Weights<'_, B>, config: &DecoderConfig) -> Result<Self, LoadError> {
+        let norm =
+            |name: &str| RmsNorm::load(&weights.at(name), config.hidden, config.norm_epsilon);
+        Ok(Self {
+            attention_norm: norm("input_layernorm")?,
+            attention: Attention::load(&weights.at("self_attn"), config.attention())?,
+            mlp_norm: norm("post_attention_layernorm")?,
+            mlp: SwiGluMlp::load(&weights.at("mlp"), config.hidden, config.intermediate)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions<B>,
+        cache: Option<&mut B::KvCache>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        let attended =
+            self.attention.forward(self.attention_norm.forward(x.clone()), positions, cache)?;
+        let [x, normed] = self.mlp_norm.forward_add(x, attended);
+        Ok(x + self.mlp.forward(normed))
+    }
+}
+
+/// The tensors of a Llama.
+#[derive(Module, Debug)]
+struct Layers<B: Backend> {
+    embedding: Embedding<B>,
+    blocks: Vec<Block<B>>,
+    norm: RmsNorm<B>,
+    output: Linear<B>,
+}
+
+/// A Llama on a device.
+#[derive(Clone, Debug)]
+pub struct Llama<B: Backend> {
+    layers: Layers<B>,
+    config: DecoderConfig,
+    rope: RopeFrequencies,
+    activations: DType,
+    device: B::Device,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Reads the tensors of a checkpoint.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a tensor is missing, has another shape or does not fit the device.
+    pub fn load(
+        weights: &Weights<'_, B>,
+        config: DecoderConfig,
+        activations: DType,
+        device: &B::Device,
+    ) -> Result<Self, ModelError> {
+        let model = weights.at("model");
+        let embedding =
+            Embedding::load(&model.at("embed_tokens"), config.vocabulary, config.hidden)?;
+        let blocks = (0..config.layers)
+            .map(|i| Block::load(&model.at(format_args!("layers.{i}")), &config))
+            .collect::<Result<_, _>>()?;
+        let norm = RmsNorm::load(&model.at("norm"), config.hidden, config.norm_epsilon)?;
+        let output = if config.tied {
+            Linear::tied(embedding.weight())
+        } else {
+            Linear::load(&weights.at("lm_head"), config.hidden, config.vocabulary)?
+        };
+        let rope = decoder::rope_frequencies(weights, &config)?;
+        let layers = Layers { embedding, blocks, norm, output };
+        Ok(Self { layers, config, rope, activations, device: device.clone() })
+    }
+}
+
+impl<B: Backend> CausalLm<B> for Llama<B> {
+    fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    fn device(&self) -> &B::Device {
+        &self.device
+    }
+
+    fn activations(&self) -> DType {
+        self.activations
+    }
+
+    fn forward(
+        &self,
+        tokens: &TokenBatch,
+        mut cache: Option<&mut Cache<B>>,
+        rows: LogitRows,
+    ) -> Result<Tensor<B, 3>, ModelError> {
+        let (ids, positions) =
+            decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, &self.device)?;
+        let mut x = self.layers.embedding.forward(ids, self.activations);
+        for (i, block) in self.layers.blocks.iter().enumerate() {
+            let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
+            x = block.forward(x, &positions, cache)?;
+        }
+        let x = decoder::select_rows(x, tokens, rows);
+        let logits = self.layers.output.forward(self.layers.norm.forward(x));
+        Ok(decoder::finish(logits, tokens, rows))
+    }
+}

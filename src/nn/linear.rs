@@ -1,0 +1,45 @@
+//! The linear layer.
+
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+
+use super::{LoadError, Weights};
+use crate::backend::Backend;
+
+/// `x · Wᵀ + b`, with `W` of `[out, in]` as every checkpoint stores it.
+#[derive(Module, Debug)]
+pub struct Linear<B: Backend> {
+    weight: Param<Tensor<B, 2>>,
+    bias: Option<Param<Tensor<B, 1>>>,
+}
+
+impl<B: Backend> Linear<B> {
+    /// Reads `<path>.weight`, and `<path>.bias` where the checkpoint has one.
+    ///
+    /// # Errors
+    /// [`LoadError`] when a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights<'_, B>,
+        in_features: usize,
+        out_features: usize,
+    ) -> Result<Self, LoadError> {
+        let weight = weights.param("weight", [out_features, in_features])?;
+        let bias = match weights.contains("bias") {
+            true => Some(weights.param("bias", [out_features])?),
+            false => None,
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// A layer that shares a weight which is already loaded (tied embeddings).
+    pub fn tied(weight: Param<Tensor<B, 2>>) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// `[rows, in]` to `[rows, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        B::dense_linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}

@@ -1,0 +1,39 @@
+//! The gated feed-forward block of Llama and its relatives.
+
+use burn::{module::Module, tensor::Tensor};
+
+use super::{Linear, LoadError, Weights};
+use crate::backend::Backend;
+
+/// `down(silu(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub struct SwiGluMlp<B: Backend> {
+    gate: Linear<B>,
+    up: Linear<B>,
+    down: Linear<B>,
+}
+
+impl<B: Backend> SwiGluMlp<B> {
+    /// Reads `gate_proj`, `up_proj` and `down_proj` below the path.
+    ///
+    /// # Errors
+    /// [`LoadError`] when a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights<'_, B>,
+        hidden: usize,
+        intermediate: usize,
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
+            gate: Linear::load(&weights.at("gate_proj"), hidden, intermediate)?,
+            up: Linear::load(&weights.at("up_proj"), hidden, intermediate)?,
+            down: Linear::load(&weights.at("down_proj"), intermediate, hidden)?,
+        })
+    }
+
+    /// `[rows, hidden]` to `[rows, hidden]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let gate = self.gate.forward(x.clone());
+        let up = self.up.forward(x);
+        self.down.forward(B::swiglu(gate, up))
+    }
+}

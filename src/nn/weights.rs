@@ -1,0 +1,148 @@
+//! Weights by path: the path in the code reads like the path in the file.
+
+use std::path::PathBuf;
+
+use burn::{
+    module::{Param, ParamId},
+    tensor::{DType, Tensor},
+};
+use thiserror::Error;
+
+use crate::{
+    backend::Backend,
+    formats::{Checkpoint, FormatError},
+    quant::{self, QuantError},
+};
+
+/// Why a weight could not be put on a device.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The file does not have it, or not as expected.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Its bytes could not be decoded.
+    #[error("{}: tensor {tensor}: {source}", file.display())]
+    Decode {
+        /// The checkpoint.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        source: QuantError,
+    },
+    /// The device cannot bind a tensor of this size.
+    #[error(
+        "{}: tensor {tensor} takes {bytes} bytes, more than the {limit} that {device} can bind \
+         at once", file.display()
+    )]
+    TooLarge {
+        /// The checkpoint.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Bytes on the device.
+        bytes: u64,
+        /// Bytes that fit.
+        limit: u64,
+        /// The backend.
+        device: String,
+    },
+}
+
+/// A place in a checkpoint, and where its tensors shall go.
+#[derive(Clone)]
+pub struct Weights<'a, B: Backend> {
+    checkpoint: &'a Checkpoint,
+    device: &'a B::Device,
+    dtype: DType,
+    path: String,
+    on_bytes: Option<&'a (dyn Fn(u64) + Sync)>,
+}
+
+impl<'a, B: Backend> Weights<'a, B> {
+    /// The root of a checkpoint. Matrices are stored as `dtype`; vectors (norms, biases) as f32,
+    /// since they weigh nothing and are used in f32.
+    pub fn new(checkpoint: &'a Checkpoint, device: &'a B::Device, dtype: DType) -> Self {
+        Self { checkpoint, device, dtype, path: String::new(), on_bytes: None }
+    }
+
+    /// Calls `report` with the file bytes of each tensor once it is loaded.
+    #[must_use]
+    pub fn on_bytes(mut self, report: &'a (dyn Fn(u64) + Sync)) -> Self {
+        self.on_bytes = Some(report);
+        self
+    }
+
+    /// The place `name` below this one.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        let path = self.name(name);
+        Self { path, ..self.clone() }
+    }
+
+    fn name(&self, name: impl std::fmt::Display) -> String {
+        match self.path.as_str() {
+            "" => name.to_string(),
+            path => format!("{path}.{name}"),
+        }
+    }
+
+    /// Whether the checkpoint has a tensor of this name here.
+    pub fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(&self.name(name))
+    }
+
+    /// A tensor as f32 on the host.
+    ///
+    /// # Errors
+    /// [`LoadError`] when it is missing or has another shape.
+    pub fn host(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let raw = self.checkpoint.tensor_of_shape(&self.name(name), shape)?;
+        let mut values = vec![0.0; shape.iter().product()];
+        quant::dequantize(raw.encoding, &raw.bytes, &mut values)
+            .map_err(|source| self.decode_error(&raw.name, source))?;
+        Ok(values)
+    }
+
+    /// A tensor as a parameter on the device. It asks for no gradient until somebody sets that.
+    ///
+    /// # Errors
+    /// [`LoadError`] when it is missing, has another shape, or does not fit the device.
+    pub fn param<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<B, D>>, LoadError> {
+        let raw = self.checkpoint.tensor_of_shape(&self.name(name), &shape)?;
+        let dtype = if D == 1 { DType::F32 } else { self.dtype };
+        let bytes = shape.iter().product::<usize>() as u64 * dtype.size() as u64;
+        let limit = B::max_tensor_bytes(self.device);
+        if bytes > limit {
+            return Err(LoadError::TooLarge {
+                file: self.checkpoint.path().to_path_buf(),
+                tensor: raw.name,
+                bytes,
+                limit,
+                device: B::name(self.device),
+            });
+        }
+        let data = crate::backend::tensor_data(raw.encoding, &raw.bytes, &shape, dtype)
+            .map_err(|source| self.decode_error(&raw.name, source))?;
+        // Weights stay for good: in the general pool they would be rounded up to its page sizes.
+        let tensor = B::memory_persistent_allocations(self.device, data, |data| {
+            Tensor::<B, D>::from_data(data, (self.device, dtype))
+        });
+        if let Some(report) = self.on_bytes {
+            report(raw.bytes.len() as u64);
+        }
+        Ok(Param::initialized(ParamId::new(), tensor.set_require_grad(false)))
+    }
+
+    fn decode_error(&self, tensor: &str, source: QuantError) -> LoadError {
+        LoadError::Decode {
+            file: self.checkpoint.path().to_path_buf(),
+            tensor: tensor.to_string(),
+            source,
+        }
+    }
+}
