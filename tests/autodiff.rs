@@ -1,6 +1,7 @@
 //! Gradients through the custom backward steps against plain f64, on every backend.
 
 #[path = "oracle/plain.rs"]
+#[allow(dead_code)] // the oracle uses the rest
 mod plain;
 mod support;
 

@@ -1,0 +1,201 @@
+//! The program as scripts see it: arguments, output, exit codes.
+
+mod support;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use support::{Golden, fixture, max_abs_diff};
+
+fn program() -> Command {
+    let mut command = Command::cargo_bin("metal-candle").expect("program");
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+/// Runs with JSON output on the CPU.
+fn json(args: &[&str]) -> Value {
+    let output = program()
+        .args(["generate", "--device", "cpu", "--format", "json"])
+        .args(args)
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+/// Runs, expects exit code `code`, and gives standard error.
+fn fails(args: &[&str], code: i32) -> String {
+    let output = program().args(args).output().expect("run");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+#[test]
+fn generates_from_the_default_model() {
+    let out = json(&["ROMEO.", "--max-tokens", "20"]);
+    assert_eq!(out["tokens"].as_array().map(Vec::len), Some(20));
+    assert_eq!(out["prompt_tokens"][0], 0, "BOS");
+    assert_eq!(out["stop"], "length");
+    assert!(out["text"].as_str().is_some_and(|text| text.contains("KING")), "{out}");
+    assert!(out["timings"]["decode_tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+}
+
+#[test]
+fn every_device_says_the_same() {
+    let args = |device| {
+        let output = program()
+            .args(["generate", "ROMEO.", "--max-tokens", "8", "--format", "json", "--dtype", "f32"])
+            .args(["--device", device])
+            .output()
+            .expect("run");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{device}: {error}");
+        let out: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (out["tokens"].clone(), error)
+    };
+    let (want, _) = args("cpu");
+    for device in ["auto", "candle", "vulkan", "wgpu", "vulkan:0"] {
+        let (got, error) = args(device);
+        assert_eq!(got, want, "{device}");
+        let word = match device {
+            "vulkan" | "vulkan:0" => "SPIR-V",
+            "wgpu" => "WGSL",
+            "candle" => "candle",
+            _ => "(",
+        };
+        assert!(error.contains(word), "{device} does not say what it runs on: {error}");
+    }
+}
+
+#[test]
+fn a_seed_fixes_the_text() {
+    let run = |seed| json(&["ROMEO.", "--temperature", "1", "--seed", seed, "--max-tokens", "30"]);
+    assert_eq!(run("3")["tokens"], run("3")["tokens"]);
+    assert_ne!(run("3")["tokens"], run("4")["tokens"]);
+    let top1 = json(&["ROMEO.", "--temperature", "1", "--top-k", "1", "--max-tokens", "30"]);
+    assert_eq!(top1["tokens"], json(&["ROMEO.", "--max-tokens", "30"])["tokens"]);
+}
+
+#[test]
+fn stop_strings_end_the_text_before_them() {
+    let free = json(&["ROMEO.", "--max-tokens", "20"]);
+    let text = free["text"].as_str().expect("text");
+    let at = text.find("HENRY").expect("HENRY");
+    let out = json(&["ROMEO.", "--max-tokens", "20", "--stop", "nowhere", "--stop", "HENRY"]);
+    assert_eq!(out["stop"], "stop");
+    assert_eq!(out["text"], text[..at]);
+}
+
+#[test]
+fn tokens_need_no_tokenizer() {
+    let model = fixture("reference/models/llama");
+    let model = model.to_str().expect("path");
+    let reference: Value = serde_json::from_slice(
+        &std::fs::read(fixture("reference/models/llama/reference.json")).expect("reference"),
+    )
+    .expect("JSON");
+    let ids = |key: &str| -> Vec<u64> {
+        reference["greedy"][key].as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect()
+    };
+    let prompt: Vec<String> = ids("prompt").iter().map(u64::to_string).collect();
+    let args =
+        ["--model", model, "--tokens", &prompt.join(","), "--max-tokens", "24", "--ignore-eos"];
+    let out = json(&args);
+    assert_eq!(out["tokens"], serde_json::json!(ids("continuation")));
+
+    let error = fails(&["generate", "text", "--device", "cpu", "--model", model], 1);
+    assert!(error.contains("tokenizer"), "{error}");
+}
+
+#[test]
+fn logits_are_written_for_a_file_of_tokens() {
+    let golden = Golden::open("reference/models/llama/reference.safetensors");
+    let folder = tempfile::tempdir().expect("folder");
+    let tokens = folder.path().join("tokens.json");
+    let output = folder.path().join("logits.safetensors");
+    std::fs::write(&tokens, serde_json::to_string(&golden.ids("input_ids")).unwrap()).unwrap();
+    program()
+        .args(["logits", "--device", "cpu", "--model"])
+        .arg(fixture("reference/models/llama"))
+        .arg("--tokens-file")
+        .arg(&tokens)
+        .arg("--output")
+        .arg(&output)
+        .assert()
+        .success();
+    let bytes = std::fs::read(&output).expect("output");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let logits = file.tensor("logits").expect("logits");
+    assert_eq!(logits.shape(), [2, 40, 512]);
+    let got: Vec<f32> =
+        logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert!(max_abs_diff(&got, &golden.f32("logits")) <= 1e-4);
+}
+
+#[test]
+fn inspect_tells_what_a_file_holds() {
+    let output = program()
+        .arg("inspect")
+        .arg(fixture("reference/gguf/models/llama-q4_0.gguf"))
+        .output()
+        .expect("run");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    for words in ["GGUF", "general.architecture", "Q4_0", "token_embd.weight [512, 64]"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    program().arg("inspect").arg(fixture("models/shakespeare-llama")).assert().success();
+}
+
+#[test]
+fn inspect_refuses_every_broken_file_in_one_line() {
+    let folder = fixture("reference/malformed");
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("index.json")).unwrap()).unwrap();
+    let files = index["files"].as_object().expect("files");
+    assert!(files.len() >= 43);
+    for (name, entry) in files {
+        let output = program().arg("inspect").arg(folder.join(name)).output().expect("run");
+        let error = String::from_utf8_lossy(&output.stderr);
+        match entry["expected"].as_str() {
+            Some("loads") => assert!(output.status.success(), "{name}: {error}"),
+            Some("error") => {
+                assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+                assert_eq!(error.lines().count(), 1, "{name}: {error}");
+                assert!(error.contains(name.as_str()), "{name} is not named: {error}");
+            }
+            _ => assert!(matches!(output.status.code(), Some(0 | 1)), "{name}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn failures_have_their_exit_codes_and_words() {
+    let error = fails(&["generate", "x", "--device", "cpu", "--model", "no/such/model"], 1);
+    assert!(error.contains("no/such/model"), "{error}");
+    let error = fails(&["generate", "x", "--device", "cuda"], 1);
+    assert!(error.contains("cuda"), "{error}");
+    let error = fails(&["generate", "x", "--device", "vulkan:99"], 1);
+    assert!(error.contains("SPIR-V") && error.contains("99"), "{error}");
+    let error = fails(&["generate", "x", "--device", "cpu", "--temperature=-1"], 1);
+    assert!(error.contains("temperature"), "{error}");
+    let error = fails(&["generate", "--device", "cpu", "--tokens", "4096"], 1);
+    assert!(error.contains("4096"), "{error}");
+    for usage in [
+        &["generate", "x", "--device", "toaster"][..],
+        &["generate", "x", "--max-tokens", "many"],
+        &["logits", "--output", "x"],
+        &["conjure"],
+    ] {
+        fails(usage, 2);
+    }
+}
+
+#[cfg(not(target_os = "macos"))]
+#[test]
+fn metal_is_refused_elsewhere() {
+    let error = fails(&["generate", "x", "--device", "metal"], 1);
+    assert!(error.contains("Metal exists on Apple systems only"), "{error}");
+}

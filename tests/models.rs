@@ -1,0 +1,278 @@
+//! Llama against transformers' numbers, on every backend: logits, cache, batches, greedy tokens.
+//!
+//! Tolerances are those of `fixtures/README.md` unless a constant here says why not.
+
+mod support;
+
+use burn::tensor::DType;
+use metal_candle::{
+    Backend,
+    backend::{KvCache, KvCacheShape},
+    formats::Checkpoint,
+    generation::{GenerateOptions, SamplingOptions, StopReason, generate},
+    models::{self, CausalLm, LoadOptions, LogitRows, ModelError, TokenBatch},
+};
+use support::{EveryBackend, Golden, argmax, fixture, max_abs_diff, on};
+
+/// Logits in f32 against transformers' f32.
+const LOGITS: f32 = 1e-4;
+/// Logits (which reach 13) with matrices and activations in f16. Every activation is rounded to 11
+/// bits some twenty times on its way, each rounding worth up to 13 · 2⁻¹² ≈ 3e-3, and they add up
+/// like a random walk: 20^½ · 3e-3 ≈ 1.4e-2, with a factor of 4 to spare.
+const LOGITS_F16: f32 = 6e-2;
+
+struct Model<B: Backend>(Box<dyn CausalLm<B>>);
+
+impl<B: Backend> Model<B> {
+    fn load(path: &str, dtype: DType, device: &B::Device) -> Self {
+        let checkpoint = Checkpoint::open(&fixture(path)).expect("checkpoint");
+        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        Self(models::load::<B>(&checkpoint, options, device).expect("model"))
+    }
+
+    fn logits(&self, ids: &[Vec<u32>]) -> Vec<f32> {
+        let tokens = TokenBatch::new(ids).expect("tokens");
+        let logits = self.0.forward(&tokens, None, LogitRows::All).expect("forward");
+        logits.into_data().into_vec().expect("f32")
+    }
+
+    /// Logits of every position, running `steps` tokens at a time through a cache.
+    fn cached(&self, ids: &[Vec<u32>], steps: &[usize]) -> Vec<f32> {
+        let (batch, len) = (ids.len(), ids[0].len());
+        let vocabulary = self.0.config().vocabulary;
+        let mut cache = self.0.new_cache(&vec![0; batch], len);
+        let mut out = vec![Vec::new(); batch];
+        let mut steps = steps.iter().copied().chain(std::iter::repeat(1));
+        while cache.len() < len {
+            let step = steps.next().unwrap_or(1).min(len - cache.len());
+            let range = cache.len()..cache.len() + step;
+            let part: Vec<_> = ids.iter().map(|row| row[range.clone()].to_vec()).collect();
+            let tokens = TokenBatch::new(&part).expect("tokens");
+            let logits =
+                self.0.forward(&tokens, Some(&mut cache), LogitRows::All).expect("forward");
+            let logits: Vec<f32> = logits.into_data().into_vec().expect("f32");
+            for (row, logits) in out.iter_mut().zip(logits.chunks(step * vocabulary)) {
+                row.extend_from_slice(logits);
+            }
+        }
+        out.concat()
+    }
+
+    fn greedy(&self, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+        let options = GenerateOptions {
+            max_tokens,
+            sampling: SamplingOptions::default(),
+            stop: vec![],
+            stop_tokens: vec![],
+        };
+        let out = generate(&*self.0, None, prompt, &options, |_| ()).expect("generate");
+        assert_eq!(out.stop, StopReason::Length);
+        out.tokens
+    }
+}
+
+struct Reference;
+
+impl EveryBackend for Reference {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        for arch in ["llama", "llama3"] {
+            let model = Model::<B>::load(&format!("reference/models/{arch}"), DType::F32, device);
+            let golden = Golden::open(&format!("reference/models/{arch}/reference.safetensors"));
+            let (ids, want) = (golden.ids("input_ids"), golden.f32("logits"));
+
+            let all = model.logits(&ids);
+            let diff = max_abs_diff(&all, &want);
+            assert!(diff <= LOGITS, "{label} {arch}: logits differ by {diff}");
+
+            for steps in [&[17, 1, 5][..], &[1], &[39]] {
+                let diff = max_abs_diff(&model.cached(&ids, steps), &all);
+                assert!(diff <= 1e-4, "{label} {arch} {steps:?}: the cache changes {diff}");
+            }
+
+            let single: Vec<f32> =
+                ids.iter().flat_map(|row| model.logits(std::slice::from_ref(row))).collect();
+            let diff = max_abs_diff(&single, &all);
+            assert!(diff <= 1e-4, "{label} {arch}: batching changes {diff}");
+
+            let (prompt, want) = greedy_reference(arch);
+            assert_eq!(model.greedy(&prompt, want.len()), want, "{label} {arch}");
+        }
+        for (file, name) in [
+            ("llama-f16", "llama.F16"),
+            ("llama-q8_0", "llama.Q8_0"),
+            ("llama-q4_0", "llama.Q4_0"),
+            ("llama3-f16", "llama3.F16"),
+        ] {
+            let path = format!("reference/gguf/models/{file}.gguf");
+            let model = Model::<B>::load(&path, DType::F32, device);
+            let golden = Golden::open("reference/gguf/models/reference.safetensors");
+            let ids = golden.ids(&format!("{}.input_ids", name.split_once('.').unwrap().0));
+            let want = golden.f32(&format!("{name}.logits"));
+            let got = model.logits(&ids);
+            let diff = max_abs_diff(&got, &want);
+            assert!(diff <= LOGITS, "{label} {file}: logits differ by {diff}");
+            let diff = max_abs_diff(&model.cached(&ids, &[20]), &got);
+            assert!(diff <= 1e-4, "{label} {file}: the cache changes {diff}");
+        }
+    }
+}
+
+/// Prompt and continuation from `reference.json`.
+fn greedy_reference(arch: &str) -> (Vec<u32>, Vec<u32>) {
+    let path = fixture(&format!("reference/models/{arch}/reference.json"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).expect("reference")).expect("JSON");
+    let ids = |key: &str| serde_json::from_value(json["greedy"][key].clone()).expect("ids");
+    (ids("prompt"), ids("continuation"))
+}
+
+/// Sequences of unequal length beside each other, cached and not, against each alone.
+struct PaddedBatch;
+
+impl EveryBackend for PaddedBatch {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        let model = Model::<B>::load("reference/models/llama3", DType::F32, device);
+        let rows = [vec![5, 99, 300, 7, 450, 12, 8], vec![77, 3, 400], vec![501]];
+        let vocabulary = model.0.config().vocabulary;
+        let tokens = TokenBatch::new(&rows).expect("tokens");
+        let mut cache = model.0.new_cache(tokens.left_padding(), 16);
+        let batch = model.0.forward(&tokens, Some(&mut cache), LogitRows::Last).expect("forward");
+        let next = TokenBatch::new(&[[9u32], [9], [9]]).expect("tokens");
+        let second = model.0.forward(&next, Some(&mut cache), LogitRows::Last).expect("forward");
+        for (step, logits) in [batch, second].into_iter().enumerate() {
+            let logits: Vec<f32> = logits.into_data().into_vec().expect("f32");
+            for (row, got) in rows.iter().zip(logits.chunks(vocabulary)) {
+                let mut row = row.clone();
+                row.extend(std::iter::repeat_n(9, step));
+                let alone = model.logits(&[row]);
+                let diff = max_abs_diff(got, &alone[alone.len() - vocabulary..]);
+                assert!(diff <= 1e-4, "{label} step {step}: padding changes {diff}");
+            }
+        }
+    }
+}
+
+/// What a token costs the cache, at the start of a long context and at its end.
+struct CacheWrites;
+
+impl EveryBackend for CacheWrites {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        let shape = KvCacheShape { batch: 2, kv_heads: 2, head_dim: 8, capacity: 2048 };
+        let mut cache = B::KvCache::new(shape, DType::F32, device);
+        let token = || burn::tensor::Tensor::<B, 4>::ones([2, 2, 1, 8], (device, DType::F32));
+        // Windows of 512 positions, so that what comes once a page (or once a doubling) is shared
+        // by those it serves.
+        let windows: Vec<u64> = (0..4)
+            .map(|_| {
+                let before = cache.bytes_written();
+                for _ in 0..512 {
+                    cache.append(token(), token()).expect("room");
+                }
+                (cache.bytes_written() - before) / 512
+            })
+            .collect();
+        let row = shape.bytes(1, DType::F32);
+        assert!(windows[0] >= row, "{label}: the counter counts nothing: {windows:?}");
+        let worst = windows.iter().max().copied().unwrap_or(0);
+        assert!(worst <= windows[0].max(2 * row), "{label}: writes grow: {windows:?}");
+        let full = cache.append(token(), token()).expect_err("full");
+        assert!(full.to_string().contains("2048 of at most 2048"), "{full}");
+        assert_eq!(cache.len(), 2048);
+    }
+}
+
+/// f16 matrices and activations.
+struct HalfPrecision;
+
+impl EveryBackend for HalfPrecision {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        for arch in ["llama", "llama3"] {
+            let model = Model::<B>::load(&format!("reference/models/{arch}"), DType::F16, device);
+            let golden = Golden::open(&format!("reference/models/{arch}/reference.safetensors"));
+            let (ids, want) = (golden.ids("input_ids"), golden.f32("logits"));
+            let all = model.logits(&ids);
+            let diff = max_abs_diff(&all, &want);
+            assert!(diff <= LOGITS_F16, "{label} {arch}: logits differ by {diff}");
+            assert!(diff > 0.0, "{label} {arch}: this was not computed in f16");
+            let diff = max_abs_diff(&model.cached(&ids, &[17, 1]), &all);
+            assert!(diff <= LOGITS_F16, "{label} {arch}: the cache changes {diff}");
+            // The margins of the reference (> 0.1) are wider than twice the tolerance of one logit.
+            let (prompt, want) = greedy_reference(arch);
+            assert_eq!(model.greedy(&prompt, want.len()), want, "{label} {arch}");
+        }
+    }
+}
+
+/// Wrong use is an error with the numbers, and changes nothing.
+#[test]
+fn wrong_use_is_refused() {
+    use metal_candle::backend::Cpu;
+    let model = Model::<Cpu>::load("reference/models/llama", DType::F32, &Default::default());
+    let run = |ids: &[u32], cache: &mut models::Cache<Cpu>| {
+        let tokens = TokenBatch::new(&[ids]).expect("tokens");
+        model.0.forward(&tokens, Some(cache), LogitRows::Last).map(|_| ())
+    };
+    let mut cache = model.0.new_cache(&[0], 4);
+    let error = run(&[1, 512], &mut cache).expect_err("outside the vocabulary");
+    assert!(matches!(error, ModelError::Token { token: 512, vocabulary: 512 }), "{error}");
+    run(&[1, 2, 3], &mut cache).expect("room");
+    let error = run(&[1, 2], &mut cache).expect_err("no room");
+    assert!(error.to_string().contains("holds 3 of at most 4 positions: 2 more"), "{error}");
+    assert_eq!(cache.len(), 3);
+    run(&[4], &mut cache).expect("room for one");
+    let mut two = model.0.new_cache(&[0, 0], 4);
+    let error = run(&[1], &mut two).expect_err("another batch");
+    assert!(matches!(error, ModelError::Batch { cache: 2, tokens: 1 }), "{error}");
+}
+
+#[test]
+fn the_default_model_writes_shakespeare() {
+    use metal_candle::{backend::Cpu, tokenizer::Tokenizer};
+    let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("checkpoint");
+    let tokenizer = Tokenizer::from_checkpoint(&checkpoint).expect("tokenizer");
+    let model = Model::<Cpu>::load("models/shakespeare-llama", DType::F32, &Default::default());
+    let prompt = tokenizer.encode("ROMEO.", true).expect("encode");
+    assert_eq!(prompt[0], tokenizer.bos_id().expect("BOS"), "the configuration asks for BOS");
+    let options = GenerateOptions {
+        max_tokens: 60,
+        sampling: SamplingOptions { temperature: 0.8, seed: Some(7), ..Default::default() },
+        stop: vec![],
+        stop_tokens: vec![],
+    };
+    let mut streamed = String::new();
+    let out = generate(&*model.0, Some(&tokenizer), &prompt, &options, |piece| {
+        streamed.push_str(piece);
+    })
+    .expect("generate");
+    assert_eq!(streamed, out.text, "what was streamed is the text");
+    assert_eq!(out.text, tokenizer.decode(&out.tokens, true).expect("decode"));
+    let logits = model.logits(&[prompt]);
+    assert!((argmax(&logits) as usize) < logits.len());
+    assert!(out.text.split_whitespace().count() > 10, "{}", out.text);
+}
+
+macro_rules! every_backend {
+    ($($name:ident: $backend:literal),+) => {$(
+        mod $name {
+            use super::*;
+            #[test]
+            fn matches_the_reference() {
+                on($backend, &mut Reference);
+            }
+            #[test]
+            fn padding_changes_nothing() {
+                on($backend, &mut PaddedBatch);
+            }
+            #[test]
+            fn cache_writes_do_not_grow() {
+                on($backend, &mut CacheWrites);
+            }
+            #[test]
+            fn half_precision_stays_close() {
+                on($backend, &mut HalfPrecision);
+            }
+        }
+    )+};
+}
+
+every_backend!(cpu: "cpu", candle: "candle", wgpu_spirv: "wgpu-spirv", wgpu_wgsl: "wgpu-wgsl");
