@@ -177,6 +177,8 @@ fn failures_have_their_exit_codes_and_words() {
     assert!(error.contains("no/such/model"), "{error}");
     let error = fails(&["generate", "x", "--device", "cuda"], 1);
     assert!(error.contains("cuda"), "{error}");
+    let error = fails(&["generate", "x", "--adapter", "some/adapter"], 1);
+    assert!(error.contains("some/adapter") && error.contains("yet"), "{error}");
     let error = fails(&["generate", "x", "--device", "vulkan:99"], 1);
     assert!(error.contains("SPIR-V") && error.contains("99"), "{error}");
     let error = fails(&["generate", "x", "--device", "cpu", "--temperature=-1"], 1);

@@ -48,6 +48,9 @@ pub struct ModelArgs {
     /// Without it, the small model in fixtures/ is used.
     #[arg(long, value_name = "PATH|HUB_ID")]
     pub model: Option<PathBuf>,
+    /// A folder with a LoRA adapter; may be given several times. (Not supported yet.)
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Vec<PathBuf>,
     /// auto, cpu, candle, wgpu, vulkan, metal or cuda, with an optional number: vulkan:1
     #[arg(long, default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,

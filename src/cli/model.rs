@@ -31,6 +31,10 @@ pub struct Source {
 impl Source {
     /// Opens what the arguments name, and says on standard error what will run where.
     pub fn open(args: &ModelArgs) -> Result<Self, Failure> {
+        if let Some(adapter) = args.adapter.first() {
+            let adapter = adapter.display();
+            return Err(format!("--adapter {adapter}: this version cannot use adapters yet").into());
+        }
         let path = path(args.model.as_deref())?;
         let checkpoint = Checkpoint::open(&path)?;
         let (device, why) = Device::open(args.device)?;

@@ -9,46 +9,21 @@ use super::{
 };
 use crate::backend::{AttentionOptions, CacheError, KvCache, KvCacheShape, kv_cache::check_append};
 
-/// Keys and values as `[batch, kv_heads, room, head_dim]` in f32. `room` grows by doubling up to
-/// the capacity, so that a long limit costs no memory until it is used; what a growth moves is
-/// counted as written.
+/// Keys and values as `[batch, kv_heads, capacity, head_dim]` in f32. All of it is asked for at
+/// once, but as zeroed memory, which operating systems back only where it is written: a long limit
+/// costs nothing until it is used, and no position is ever moved.
 #[derive(Clone, Debug)]
 pub struct HostKvCache {
     shape: KvCacheShape,
     k: Vec<f32>,
     v: Vec<f32>,
-    room: usize,
     len: usize,
     written: u64,
 }
 
-/// Positions that a cache has room for at first.
-const FIRST_ROOM: usize = 256;
-
 impl HostKvCache {
     fn head_stride(&self) -> usize {
-        self.room * self.shape.head_dim
-    }
-
-    /// Makes room for `len` positions.
-    fn grow(&mut self, len: usize) {
-        if len <= self.room {
-            return;
-        }
-        let room = len.max(self.room * 2).max(FIRST_ROOM).min(self.shape.capacity);
-        let KvCacheShape { batch, kv_heads, head_dim, .. } = self.shape;
-        let (from, to, held) = (self.head_stride(), room * head_dim, self.len * head_dim);
-        for values in [&mut self.k, &mut self.v] {
-            let mut grown = vec![0.0; batch * kv_heads * to];
-            if from > 0 {
-                for (old, new) in values.chunks(from).zip(grown.chunks_mut(to)) {
-                    new[..held].copy_from_slice(&old[..held]);
-                }
-            }
-            *values = grown;
-        }
-        self.written += self.shape.bytes(self.len, DType::F32);
-        self.room = room;
+        self.shape.capacity * self.shape.head_dim
     }
 }
 
@@ -56,7 +31,8 @@ impl KvCache<Cpu> for HostKvCache {
     /// The kernels read f32: the type asked for is that of the activations, which on this backend
     /// is always f32.
     fn new(shape: KvCacheShape, _dtype: DType, _device: &burn_flex::FlexDevice) -> Self {
-        Self { shape, k: Vec::new(), v: Vec::new(), room: 0, len: 0, written: 0 }
+        let values = shape.batch * shape.kv_heads * shape.capacity * shape.head_dim;
+        Self { shape, k: vec![0.0; values], v: vec![0.0; values], len: 0, written: 0 }
     }
 
     fn shape(&self) -> KvCacheShape {
@@ -69,7 +45,6 @@ impl KvCache<Cpu> for HostKvCache {
 
     fn append(&mut self, k: Tensor<Cpu, 4>, v: Tensor<Cpu, 4>) -> Result<(), CacheError> {
         let new = check_append(&self.shape, self.len, &k, &v)?;
-        self.grow(self.len + new);
         let (stride, dim) = (self.head_stride(), self.shape.head_dim);
         for (values, rows) in [(&mut self.k, Floats::of(k)), (&mut self.v, Floats::of(v))] {
             if new == 0 {
