@@ -1,4 +1,4 @@
-//! SmolLM2-135M-Instruct (GGUF, Q4_1) against transformers on the dequantised weights, on every
+//! `SmolLM2-135M-Instruct` (GGUF, Q4_1) against transformers on the dequantised weights, on every
 //! backend. `scripts/fetch-models` puts the file where this looks for it, and checks its hash.
 
 mod support;

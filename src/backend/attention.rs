@@ -166,13 +166,13 @@ pub(super) fn softmax<B: Backend>(
 }
 
 pub(super) fn forward<B: Backend>(
-    q: Tensor<B, 4>,
+    q: &Tensor<B, 4>,
     k: &Tensor<B, 4>,
     v: &Tensor<B, 4>,
     options: &AttentionOptions,
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
     let (dtype, [batch, heads, rows, dim]) = (q.dtype(), q.dims());
-    let Softmax { weights, sum, max } = softmax(scores(&q, k), dim, options);
+    let Softmax { weights, sum, max } = softmax(scores(q, k), dim, options);
     let out = weighted_values(&weights, v) / sum.clone();
     let lse = (max + sum.log()).reshape([batch, heads, rows]);
     (out.cast(dtype), lse)
@@ -184,7 +184,7 @@ pub(super) fn backward<B: Backend>(
     v: &Tensor<B, 4>,
     out: Tensor<B, 4>,
     lse: Tensor<B, 3>,
-    grad: Tensor<B, 4>,
+    grad: &Tensor<B, 4>,
     options: &AttentionOptions,
 ) -> [Tensor<B, 4>; 3] {
     let (dtype, [batch, heads, rows, dim]) = (q.dtype(), q.dims());
@@ -194,7 +194,7 @@ pub(super) fn backward<B: Backend>(
     let scale = options.scale_for(dim);
 
     let (k, v) = (k.clone().cast(DType::F32), v.clone().cast(DType::F32));
-    let grad = grad.cast(DType::F32);
+    let grad = grad.clone().cast(DType::F32);
     // D in the paper: the row sums of out · grad.
     let delta = (out.cast(DType::F32) * grad.clone()).sum_dim(3);
     let lse = lse.reshape([batch, heads, rows, 1]);

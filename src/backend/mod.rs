@@ -89,7 +89,7 @@ pub trait Backend: burn::tensor::backend::Backend {
         v: Tensor<Self, 4>,
         options: &AttentionOptions,
     ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
-        attention::forward(q, &k, &v, options)
+        attention::forward(&q, &k, &v, options)
     }
 
     /// Gradients of attention with respect to `q`, `k` and `v`, recomputed from the log-sum-exp
@@ -104,7 +104,7 @@ pub trait Backend: burn::tensor::backend::Backend {
         grad: Tensor<Self, 4>,
         options: &AttentionOptions,
     ) -> [Tensor<Self, 4>; 3] {
-        attention::backward(&q, &k, &v, out, lse, grad, options)
+        attention::backward(&q, &k, &v, out, lse, &grad, options)
     }
 
     /// Attention of the newest `S` positions over everything that the cache holds: the cache

@@ -44,7 +44,7 @@ impl Source {
             DtypeChoice::F16 => DType::F16,
         };
         device.check_dtype(dtype)?;
-        eprintln!("{} on {}, {} ({why})", path.display(), device.describe(), dtype.name(),);
+        eprintln!("{} on {}, {} ({why})", path.display(), device.describe(), dtype.name());
         Ok(Self { checkpoint, device, dtype })
     }
 }

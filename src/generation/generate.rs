@@ -124,7 +124,7 @@ pub fn generate<B: Backend>(
     }
     let max_tokens = options.max_tokens.min(context - prompt.len());
     let mut sampler = Sampler::new(&options.sampling)?;
-    let mut text = Text {
+    let mut text = Output {
         stream: tokenizer.map(|tokenizer| TextStream::new(tokenizer, true)),
         stops: StopStrings::new(options.stop.clone())?,
         text: String::new(),
@@ -179,13 +179,13 @@ fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>, Ge
 }
 
 /// Tokens on their way to text.
-struct Text<'t> {
+struct Output<'t> {
     stream: Option<TextStream<'t>>,
     stops: StopStrings,
     text: String,
 }
 
-impl Text<'_> {
+impl Output<'_> {
     /// Adds a token; true when it completes a stop string.
     fn push(&mut self, token: u32, on_text: &mut impl FnMut(&str)) -> Result<bool, GenerateError> {
         let Some(stream) = &mut self.stream else { return Ok(false) };

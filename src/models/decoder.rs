@@ -14,12 +14,11 @@ pub(super) fn rope_frequencies<B: Backend>(
     weights: &Weights<'_, B>,
     config: &DecoderConfig,
 ) -> Result<RopeFrequencies, LoadError> {
-    let factors = match weights.contains("rope_freqs.weight") {
-        true => {
-            let factors = weights.host("rope_freqs.weight", &[config.head_dim / 2])?;
-            Some(RopeScaling::Factors(factors))
-        }
-        false => None,
+    let name = "rope_freqs.weight";
+    let factors = if weights.contains(name) {
+        Some(RopeScaling::Factors(weights.host(name, &[config.head_dim / 2])?))
+    } else {
+        None
     };
     let scaling = factors.as_ref().or(config.rope_scaling.as_ref());
     Ok(RopeFrequencies::new(config.head_dim, config.rope_theta, scaling))

@@ -26,9 +26,10 @@ impl<B: Backend> Linear<B> {
         out_features: usize,
     ) -> Result<Self, LoadError> {
         let weight = weights.param("weight", [out_features, in_features])?;
-        let bias = match weights.contains("bias") {
-            true => Some(weights.param("bias", [out_features])?),
-            false => None,
+        let bias = if weights.contains("bias") {
+            Some(weights.param("bias", [out_features])?)
+        } else {
+            None
         };
         Ok(Self { weight, bias })
     }

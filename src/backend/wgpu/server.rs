@@ -33,6 +33,8 @@ const TASKS_PER_SUBMISSION: usize = 512;
 /// Device numbers from here on are ours; cubecl's `init_device` counts up from zero.
 const FIRST_WGSL_DEVICE: u32 = 0x8000;
 
+static NEXT: AtomicU32 = AtomicU32::new(FIRST_WGSL_DEVICE);
+
 pub(super) fn open(
     adapter: &WgpuAdapter,
     language: ShaderLanguage,
@@ -52,7 +54,6 @@ pub(super) fn open(
     if language != ShaderLanguage::Wgsl {
         return Ok(init_device(setup, options));
     }
-    static NEXT: AtomicU32 = AtomicU32::new(FIRST_WGSL_DEVICE);
     let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
     let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
     Ok(id)
@@ -151,8 +152,10 @@ fn wgsl_server(setup: WgpuSetup, options: RuntimeOptions) -> WgpuServer {
     if features.contains(Features::SUBGROUP) && info.device_type != DeviceType::Cpu {
         properties.features.plane.insert(Plane::Ops);
     }
-    let mut compilation = cubecl::WgpuCompilationOptions::default();
-    compilation.supports_u64 = features.contains(Features::SHADER_INT64);
+    let compilation = cubecl::WgpuCompilationOptions {
+        supports_u64: features.contains(Features::SHADER_INT64),
+        ..Default::default()
+    };
     let allocator = ContiguousMemoryLayoutPolicy::new(memory.alignment as usize);
     WgpuServer::new(
         memory,
