@@ -79,6 +79,28 @@ fn packed_linear<B: AutodiffBackend>(device: &B::Device) {
     assert_close::<B, 2>(x.grad(&grads), &want);
 }
 
+fn dense_linear<B: AutodiffBackend>(device: &B::Device) {
+    let (rows, inputs, outputs) = (5, 33, 3);
+    let (x, w) = (values(rows * inputs, 1.0), values(outputs * inputs, 0.4));
+    let grad = values(rows * outputs, 2.0);
+    let tx = tensor::<B, 2>(&x, [rows, inputs], device).require_grad();
+    let tw = tensor::<B, 2>(&w, [outputs, inputs], device).require_grad();
+    let tb = tensor::<B, 1>(&values(outputs, 3.0), [outputs], device).require_grad();
+    let out = B::dense_linear(tx.clone(), tw.clone(), Some(tb.clone()));
+    let grads = (out * tensor::<B, 2>(&grad, [rows, outputs], device)).sum().backward();
+    let sum = |n: usize, f: &dyn Fn(usize) -> f64| (0..n).map(f).sum::<f64>();
+    let dx: Vec<f64> = (0..rows * inputs)
+        .map(|i| sum(outputs, &|o| grad[i / inputs * outputs + o] * w[o * inputs + i % inputs]))
+        .collect();
+    let dw: Vec<f64> = (0..outputs * inputs)
+        .map(|i| sum(rows, &|r| grad[r * outputs + i / inputs] * x[r * inputs + i % inputs]))
+        .collect();
+    let db: Vec<f64> = (0..outputs).map(|o| sum(rows, &|r| grad[r * outputs + o])).collect();
+    assert_close::<B, 2>(tx.grad(&grads), &dx);
+    assert_close::<B, 2>(tw.grad(&grads), &dw);
+    assert_close::<B, 1>(tb.grad(&grads), &db);
+}
+
 /// A whole chain of the smaller operations against finite differences.
 fn chain<B: AutodiffBackend>(device: &B::Device) {
     use metal_candle::backend::RopeOrder;
@@ -116,6 +138,7 @@ fn chain<B: AutodiffBackend>(device: &B::Device) {
 
 fn all<B: AutodiffBackend>(device: &B::Device) {
     attention::<B>(device);
+    dense_linear::<B>(device);
     packed_linear::<B>(device);
     chain::<B>(device);
 }

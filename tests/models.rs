@@ -113,6 +113,20 @@ impl EveryBackend for Reference {
             assert!(diff <= LOGITS, "{label} {file}: logits differ by {diff}");
             let diff = max_abs_diff(&model.cached(&ids, &[20]), &got);
             assert!(diff <= 1e-4, "{label} {file}: the cache changes {diff}");
+
+            let both = model.logits(&[ids[0].clone(), ids[0].clone()]);
+            for half in both.chunks(got.len()) {
+                let diff = max_abs_diff(half, &got);
+                assert!(diff <= 1e-4, "{label} {file}: batching changes {diff}");
+            }
+
+            // The reference has no greedy tokens for these files, but each next token follows from
+            // its logits wherever a prefix of the sequence is the prompt.
+            let vocabulary = model.0.config().vocabulary;
+            for len in [1, 8, 31] {
+                let want = argmax(&want[(len - 1) * vocabulary..len * vocabulary]);
+                assert_eq!(model.greedy(&ids[0][..len], 1), [want], "{label} {file} {len}");
+            }
         }
     }
 }
@@ -189,11 +203,35 @@ impl EveryBackend for HalfPrecision {
             assert!(diff > 0.0, "{label} {arch}: this was not computed in f16");
             let diff = max_abs_diff(&model.cached(&ids, &[17, 1]), &all);
             assert!(diff <= LOGITS_F16, "{label} {arch}: the cache changes {diff}");
+            let path = format!("reference/gguf/models/{arch}-f16.gguf");
+            let gguf = Model::<B>::load(&path, DType::F16, device);
+            let golden = Golden::open("reference/gguf/models/reference.safetensors");
+            let want = golden.f32(&format!("{arch}.F16.logits"));
+            let got = gguf.logits(&golden.ids(&format!("{arch}.input_ids")));
+            let diff = max_abs_diff(&got, &want);
+            assert!(diff <= LOGITS_F16, "{label} {arch} GGUF: logits differ by {diff}");
+
             // The margins of the reference (> 0.1) are wider than twice the tolerance of one logit.
             let (prompt, want) = greedy_reference(arch);
             assert_eq!(model.greedy(&prompt, want.len()), want, "{label} {arch}");
         }
     }
+}
+
+#[test]
+fn a_stop_token_ends_a_generation() {
+    use metal_candle::backend::Cpu;
+    let model = Model::<Cpu>::load("reference/models/llama", DType::F32, &Default::default());
+    let (prompt, want) = greedy_reference("llama");
+    let options = GenerateOptions {
+        max_tokens: 24,
+        sampling: SamplingOptions::default(),
+        stop: vec![],
+        stop_tokens: vec![want[5]],
+    };
+    let out = generate(&*model.0, None, &prompt, &options, |_| ()).expect("generate");
+    let end = want.iter().position(|token| *token == want[5]).expect("it is there") + 1;
+    assert_eq!((out.stop, out.tokens), (StopReason::Eos, want[..end].to_vec()));
 }
 
 /// Wrong use is an error with the numbers, and changes nothing.

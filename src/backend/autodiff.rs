@@ -54,6 +54,36 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         (tensor(out), lse_out)
     }
 
+    /// The inner backend's product, so that training computes as inference does.
+    fn dense_linear(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        let [x, weight] = [x, weight].map(primitive::<Self, 2>);
+        let out = primitive(B::dense_linear(
+            tensor(x.primitive.clone()),
+            tensor(weight.primitive.clone()),
+            None,
+        ));
+        let nodes = [x.node.clone(), weight.node.clone()];
+        let out = match DenseLinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = [prep.checkpoint(&x), prep.checkpoint(&weight)];
+                prep.finish(state, out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        };
+        let out = tensor::<Self, 2>(out);
+        match bias {
+            Some(bias) => {
+                let bias = bias.cast(out.dtype());
+                out + bias.unsqueeze()
+            }
+            None => out,
+        }
+    }
+
     fn pack(weight: HostPacked, device: &Self::Device) -> Self::Packed {
         B::pack(weight, device)
     }
@@ -130,6 +160,36 @@ impl<B: Backend> Backward<B, 3> for AttentionBackward {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, primitive(grad));
             }
+        }
+    }
+}
+
+/// `y = x · wᵀ` gives `dx = dy · w` and `dw = dyᵀ · x`; both are products of the same kind.
+#[derive(Debug)]
+struct DenseLinearBackward;
+
+impl<B: Backend> Backward<B, 2> for DenseLinearBackward {
+    type State = [NodeId; 2];
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = tensor::<B, 2>(grads.consume::<B>(&ops.node));
+        let [x, weight] = ops
+            .state
+            .map(|id| tensor::<B, 2>(checkpointer.retrieve_node_output::<FloatTensor<B>>(id)));
+        let [x_node, weight_node] = ops.parents;
+        let dtype = weight.dtype();
+        if let Some(node) = x_node {
+            let dx = B::dense_linear(grad.clone(), weight.transpose(), None);
+            grads.register::<B>(node.id, primitive(dx));
+        }
+        if let Some(node) = weight_node {
+            let dw = B::dense_linear(grad.transpose(), x.transpose(), None).cast(dtype);
+            grads.register::<B>(node.id, primitive(dw));
         }
     }
 }
