@@ -8,7 +8,9 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 
-use super::{AttentionOptions, Backend, CacheError, HostPacked, KvCache, KvCacheShape, PackError};
+use super::{
+    AttentionOptions, Backend, CacheError, HostPacked, KvCache, KvCacheShape, PackError, ops,
+};
 
 fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
@@ -74,14 +76,7 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        let out = tensor::<Self, 2>(out);
-        match bias {
-            Some(bias) => {
-                let bias = bias.cast(out.dtype());
-                out + bias.unsqueeze()
-            }
-            None => out,
-        }
+        ops::add_bias(tensor(out), bias)
     }
 
     fn pack(weight: HostPacked, device: &Self::Device) -> Self::Packed {

@@ -20,6 +20,11 @@ pub(super) fn linear<B: Backend>(
 ) -> Tensor<B, 2> {
     let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
     let out = x.matmul(weight.transpose());
+    add_bias(out, bias)
+}
+
+/// The bias in the type of the product.
+pub(super) fn add_bias<B: Backend>(out: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
     match bias {
         Some(bias) => {
             let bias = bias.cast(out.dtype());

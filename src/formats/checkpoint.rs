@@ -90,6 +90,12 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The file that the configuration was read from, to name in messages: `config.json`, or the
+    /// GGUF file itself.
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
+    }
+
     /// The weights without their model.
     pub fn container(&self) -> &Container {
         &self.container

@@ -7,7 +7,7 @@ mod decoder;
 mod llama;
 mod tokens;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::{DType, Tensor};
 use thiserror::Error;
@@ -161,20 +161,10 @@ pub fn load<B: Backend>(
             supported: registry.map(|(name, _)| name).join(", "),
         });
     };
-    let config = DecoderConfig::from_json(checkpoint.config(), config_path(checkpoint).as_ref())?;
+    let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
     let mut weights = Weights::new(checkpoint, device, options.dtype);
     if let Some(report) = options.on_bytes {
         weights = weights.on_bytes(report);
     }
     loader(&weights, config, B::activation_dtype(options.dtype), device)
-}
-
-/// The file that the configuration was read from.
-fn config_path(checkpoint: &Checkpoint) -> PathBuf {
-    let path: &Path = checkpoint.path();
-    if checkpoint.gguf().is_none() && path.is_dir() {
-        path.join("config.json")
-    } else {
-        path.into()
-    }
 }
