@@ -4,7 +4,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::{Encoding, QuantError, float, q4_0, q4_1, q8_0};
+use super::{
+    Encoding, QuantError, float, iq4_nl, iq4_xs, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k,
+    q6_k, q8_0,
+};
 
 /// Values a thread decodes at a time: a multiple of every block, small enough to stay in cache.
 const TASK: usize = 16 * 1024;
@@ -73,6 +76,15 @@ fn to_f32(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::Q8_0 => q8_0::decode(bytes, out),
         Encoding::Q4_0 => q4_0::decode(bytes, out),
         Encoding::Q4_1 => q4_1::decode(bytes, out),
+        Encoding::Q5_0 => q5_0::decode(bytes, out),
+        Encoding::Q5_1 => q5_1::decode(bytes, out),
+        Encoding::Q2_K => q2_k::decode(bytes, out),
+        Encoding::Q3_K => q3_k::decode(bytes, out),
+        Encoding::Q4_K => q4_k::decode(bytes, out),
+        Encoding::Q5_K => q5_k::decode(bytes, out),
+        Encoding::Q6_K => q6_k::decode(bytes, out),
+        Encoding::IQ4_NL => iq4_nl::decode(bytes, out),
+        Encoding::IQ4_XS => iq4_xs::decode(bytes, out),
     }
 }
 
@@ -112,8 +124,32 @@ mod tests {
     }
 
     #[test]
+    fn every_block_format_refuses_odd_lengths() {
+        for encoding in Encoding::ALL.into_iter().filter(|encoding| encoding.is_packed()) {
+            let (len, block) = (encoding.block_len(), encoding.block_bytes());
+            let bytes = vec![0; 2 * block + 1];
+            let mut out = vec![0.0; 2 * len + 1];
+            let mut decode = |found: usize, elements: usize| {
+                dequantize(encoding, &bytes[..found], &mut out[..elements])
+            };
+            for elements in [1, len - 1, len + 1, 2 * len + 1] {
+                let error = Err(QuantError::PartialBlock { encoding, elements });
+                assert_eq!(decode(2 * block, elements), error);
+            }
+            for (found, elements) in
+                [(0, len), (1, len), (block - 1, len), (block + 1, len), (block, 2 * len), (1, 0)]
+            {
+                let expected = elements / len * block;
+                let error = Err(QuantError::Length { encoding, elements, expected, found });
+                assert_eq!(decode(found, elements), error);
+            }
+            assert_eq!(decode(2 * block, 2 * len), Ok(()));
+        }
+    }
+
+    #[test]
     fn threads_give_what_one_thread_gives() {
-        let elements = 5 * TASK + 96;
+        let elements = 5 * TASK + 768;
         for encoding in Encoding::ALL {
             let bytes = stored(encoding, elements);
             let (mut one, mut many) = (vec![0.0; elements], vec![0.0; elements]);
@@ -126,7 +162,7 @@ mod tests {
 
     #[test]
     fn f16_is_the_rounded_f32() {
-        let elements = 3 * TASK + 32;
+        let elements = 3 * TASK + 256;
         for encoding in Encoding::ALL {
             let bytes = stored(encoding, elements);
             let mut wide = vec![0.0; elements];

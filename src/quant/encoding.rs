@@ -7,6 +7,7 @@ use std::fmt;
 /// The plain floats have blocks of one value. All formats are little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[allow(non_camel_case_types)] // ggml's names, letter for letter
 pub enum Encoding {
     /// IEEE 754 binary32.
     F32,
@@ -20,12 +21,52 @@ pub enum Encoding {
     Q4_0,
     /// 32 values: an f16 scale, an f16 minimum, then 32 nibbles; `value = scale * q + minimum`.
     Q4_1,
+    /// 32 values: as `Q4_0` with a fifth bit each; `value = scale * (q - 16)`.
+    Q5_0,
+    /// 32 values: as `Q4_1` with a fifth bit each; `value = scale * q + minimum`.
+    Q5_1,
+    /// 256 values in groups of 16: 2 bits each, a scale and a minimum of 4 bits a group;
+    /// `value = scale * q - minimum`.
+    Q2_K,
+    /// 256 values in groups of 16: 3 bits each, a scale of 6 bits a group;
+    /// `value = scale * (q - 4)`.
+    Q3_K,
+    /// 256 values in groups of 32: 4 bits each, a scale and a minimum of 6 bits a group;
+    /// `value = scale * q - minimum`.
+    Q4_K,
+    /// 256 values in groups of 32: 5 bits each, a scale and a minimum of 6 bits a group;
+    /// `value = scale * q - minimum`.
+    Q5_K,
+    /// 256 values in groups of 16: 6 bits each, a scale of 8 bits a group;
+    /// `value = scale * (q - 32)`.
+    Q6_K,
+    /// 32 values: an f16 scale, then 32 nibbles that choose one of 16 uneven levels;
+    /// `value = scale * level`.
+    IQ4_NL,
+    /// 256 values in groups of 32: the levels of `IQ4_NL`, a scale of 6 bits a group;
+    /// `value = scale * level`.
+    IQ4_XS,
 }
 
 impl Encoding {
     /// Every format, in no particular order.
-    pub const ALL: [Self; 6] =
-        [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
+    pub const ALL: [Self; 15] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+    ];
 
     /// The name that ggml, and safetensors where it has one, give the format.
     pub const fn name(self) -> &'static str {
@@ -36,6 +77,15 @@ impl Encoding {
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q2_K => "Q2_K",
+            Self::Q3_K => "Q3_K",
+            Self::Q4_K => "Q4_K",
+            Self::Q5_K => "Q5_K",
+            Self::Q6_K => "Q6_K",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ4_XS => "IQ4_XS",
         }
     }
 
@@ -43,7 +93,8 @@ impl Encoding {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL => 32,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
         }
     }
 
@@ -53,8 +104,16 @@ impl Encoding {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => 34,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::IQ4_NL => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
+            Self::IQ4_XS => 136,
         }
     }
 
@@ -89,6 +148,8 @@ mod tests {
         assert_eq!(Encoding::Q8_0.bytes_for(64), Some(68));
         assert_eq!(Encoding::Q4_0.bytes_for(64), Some(36));
         assert_eq!(Encoding::Q4_1.bytes_for(64), Some(40));
+        assert_eq!(Encoding::Q6_K.bytes_for(512), Some(420));
+        assert_eq!(Encoding::Q6_K.bytes_for(32), None);
         assert_eq!(Encoding::Q4_0.bytes_for(0), Some(0));
         assert_eq!(Encoding::Q4_0.bytes_for(33), None);
         assert_eq!(Encoding::F32.bytes_for(usize::MAX), None);
@@ -96,11 +157,11 @@ mod tests {
 
     #[test]
     fn only_block_formats_are_packed() {
-        let packed: Vec<&str> = Encoding::ALL
+        let plain: Vec<&str> = Encoding::ALL
             .into_iter()
-            .filter(|encoding| encoding.is_packed())
+            .filter(|encoding| !encoding.is_packed())
             .map(Encoding::name)
             .collect();
-        assert_eq!(packed, ["Q8_0", "Q4_0", "Q4_1"]);
+        assert_eq!(plain, ["F32", "F16", "BF16"]);
     }
 }
