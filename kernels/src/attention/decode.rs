@@ -1,0 +1,286 @@
+//! One part of the keys: scores, and what they weigh.
+//!
+//! A key is read by `dim / 8` neighbouring threads (rounded up to a power of two), 8 values each,
+//! which also hold their 8 values of every query row and of its result. Their partial products are
+//! added by exchange within a plane, or through shared memory.
+//!
+//! Buffers: q `[batch, len, heads, dim]`, keys, values `[batch, kv_heads, capacity, dim]`, padding
+//! `[batch]`, `params`; scratch ([`super::Params::scratch`]: all vectors, then all maximums and sums).
+
+use cubecl::prelude::*;
+use half::f16;
+
+use super::{LOWEST, visible};
+use crate::{
+    Needs, Reduce,
+    common::{Builder, F4},
+};
+
+/// Threads in a cube, with plane exchange.
+const THREADS: u32 = 128;
+
+/// The kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decode {
+    /// Head dimension: a multiple of 8, at most 256.
+    pub dim: u32,
+    /// Whether the cache holds f16 instead of f32.
+    pub f16: bool,
+    /// Query rows that a cube computes.
+    pub rows: u32,
+    /// How threads exchange. With [`Reduce::Shared`] its number is the threads of a cube.
+    pub reduce: Reduce,
+}
+
+impl Decode {
+    /// Threads that share a key.
+    const fn lanes(self) -> u32 {
+        (self.dim / 8).next_power_of_two()
+    }
+
+    const fn threads(self) -> u32 {
+        match self.reduce {
+            Reduce::Plane(_) => THREADS,
+            Reduce::Shared(threads) => threads,
+        }
+    }
+
+    /// Cubes of one launch.
+    pub const fn cubes(self, params: &super::Params) -> u32 {
+        params.batch
+            * params.kv_heads
+            * params.rows_per_kv_head().div_ceil(self.rows)
+            * params.splits
+    }
+
+    pub(crate) fn name(self) -> String {
+        let Self { dim, f16, rows, reduce } = self;
+        let ty = if f16 { "f16" } else { "f32" };
+        format!("attention_decode_d{dim}_{ty}_r{rows}_{}", reduce.name())
+    }
+
+    pub(crate) fn needs(self) -> Needs {
+        Needs { plane: self.reduce.plane(), f16: self.f16 }
+    }
+
+    pub(crate) fn define(self) -> KernelDefinition {
+        if self.f16 { self.define_as::<f16>() } else { self.define_as::<f32>() }
+    }
+
+    fn define_as<C: Float>(self) -> KernelDefinition {
+        let mut b = Builder::new();
+        let q = b.input::<F4>();
+        let [keys, values] = [(); 2].map(|()| b.input::<Vector<C, Const<4>>>());
+        let (padding, params, out) = (b.input::<u32>(), b.input::<u32>(), b.output::<f32>());
+        decode::expand::<C>(
+            &mut b.inner.scope,
+            q.into(),
+            keys.into(),
+            values.into(),
+            padding.into(),
+            params.into(),
+            out.into(),
+            self,
+        );
+        b.finish(self.threads(), &self.name())
+    }
+}
+
+/// Sums each of `values` over the threads that share a key.
+#[cube]
+fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime] kernel: Decode) {
+    let rows = comptime!(kernel.rows as usize);
+    let lanes = comptime!(kernel.lanes());
+    if comptime!(kernel.reduce.plane().is_some()) {
+        #[unroll]
+        for step in 0..comptime!(lanes.ilog2()) {
+            #[unroll]
+            for r in 0..rows {
+                values[r] += plane_shuffle_xor(values[r], comptime!(1u32 << step));
+            }
+        }
+    } else {
+        let threads = comptime!(kernel.threads() as usize);
+        let thread = UNIT_POS_X as usize;
+        let first = (UNIT_POS_X / lanes * lanes) as usize;
+        sync_cube();
+        #[unroll]
+        for r in 0..rows {
+            shared[comptime!(r * threads) + thread] = values[r];
+        }
+        sync_cube();
+        #[unroll]
+        for r in 0..rows {
+            let mut sum = 0.0f32;
+            for lane in 0..comptime!(lanes as usize) {
+                sum += shared[comptime!(r * threads) + first + lane];
+            }
+            values[r] = sum;
+        }
+    }
+}
+
+#[cube]
+fn decode<C: Float>(
+    q: &Array<F4>,
+    keys: &Array<Vector<C, Const<4>>>,
+    values: &Array<Vector<C, Const<4>>>,
+    padding: &Array<u32>,
+    params: &Array<u32>,
+    out: &mut Array<f32>,
+    #[comptime] kernel: Decode,
+) {
+    let rows = comptime!(kernel.rows as usize);
+    let threads = comptime!(kernel.threads() as usize);
+    let lanes = comptime!(kernel.lanes() as usize);
+    let groups = comptime!(threads / lanes);
+    let dim = comptime!(kernel.dim as usize);
+
+    let len = params[1] as usize;
+    let heads = params[2] as usize;
+    let kv_heads = params[3] as usize;
+    let total = params[4];
+    let capacity = params[5] as usize;
+    let splits = params[7] as usize;
+    let scale = f32::reinterpret(params[8]);
+    let soft_cap = f32::reinterpret(params[9]);
+    let per_kv_head = heads / kv_heads;
+    let row_count = len * per_kv_head;
+    let chunks = (row_count + comptime!(rows - 1)) / rows;
+
+    let cubes = params[0] as usize * kv_heads * chunks * splits;
+    // Cubes behind the end do the last one's work again.
+    let cube = min(CUBE_POS, cubes - 1);
+    let split = cube % splits;
+    let chunk = (cube / splits) % chunks;
+    let kv_head = (cube / (splits * chunks)) % kv_heads;
+    let sequence = cube / (splits * chunks * kv_heads);
+
+    let thread = UNIT_POS_X as usize;
+    let lane = thread % lanes;
+    let group = thread / lanes;
+    let holds = lane * 8 < dim;
+    let offset = select(holds, lane * 2, 0);
+
+    // This thread's 8 values of each query row, and which keys the row sees.
+    let mut query = Array::<F4>::new(comptime!(2 * rows));
+    let mut first = Array::<u32>::new(rows);
+    let mut last = Array::<u32>::new(rows);
+    #[unroll]
+    for r in 0..rows {
+        let row = min(chunk * rows + r, row_count - 1);
+        let position = row / per_kv_head;
+        let head = kv_head * per_kv_head + row % per_kv_head;
+        let base = ((sequence * len + position) * heads + head) * comptime!(dim / 4) + offset;
+        let factor = F4::new(select(holds, scale, 0.0f32));
+        query[comptime!(2 * r)] = q[base] * factor;
+        query[comptime!(2 * r + 1)] = q[base + 1] * factor;
+        let seen = visible(params, padding, sequence, position);
+        first[r] = seen.0;
+        last[r] = seen.1;
+    }
+
+    let mut shared = SharedMemory::<f32>::new(comptime!(if kernel.reduce.plane().is_some() {
+        1
+    } else {
+        rows * threads
+    }));
+    let mut maximum = Array::<f32>::new(rows);
+    let mut sum = Array::<f32>::new(rows);
+    let mut acc = Array::<F4>::new(comptime!(2 * rows));
+    #[unroll]
+    for r in 0..rows {
+        maximum[r] = LOWEST;
+        sum[r] = 0.0f32;
+        acc[comptime!(2 * r)] = F4::new(0.0f32);
+        acc[comptime!(2 * r + 1)] = F4::new(0.0f32);
+    }
+
+    let part = (total as usize + splits - 1) / splits;
+    let from = split * part;
+    let to = min(from + part, total as usize);
+    let base = (sequence * kv_heads + kv_head) * capacity;
+    let start = params[6] as usize;
+    // As many steps for every thread: they exchange within the loop.
+    let steps = (part + comptime!(groups - 1)) / groups;
+    for step in 0..steps {
+        let key = from + step * groups + group;
+        let exists = key < to;
+        let slot = (start + min(key, total as usize - 1)) % capacity;
+        let place = (base + slot) * comptime!(dim / 4) + offset;
+        let k0 = F4::cast_from(keys[place]);
+        let k1 = F4::cast_from(keys[place + 1]);
+        let v0 = F4::cast_from(values[place]);
+        let v1 = F4::cast_from(values[place + 1]);
+        let mut scores = Array::<f32>::new(rows);
+        #[unroll]
+        for r in 0..rows {
+            let p = query[comptime!(2 * r)] * k0 + query[comptime!(2 * r + 1)] * k1;
+            scores[r] = p[0] + p[1] + p[2] + p[3];
+        }
+        lane_sums(&mut scores, &mut shared, kernel);
+        #[unroll]
+        for r in 0..rows {
+            let mut score = scores[r];
+            if soft_cap != 0.0f32 {
+                score = soft_cap * (score / soft_cap).tanh();
+            }
+            let sees = exists && key as u32 >= first[r] && (key as u32) < last[r];
+            score = select(sees, score, LOWEST);
+            let new_maximum = max(maximum[r], score);
+            let keep = (maximum[r] - new_maximum).exp();
+            let weight = select(sees, (score - new_maximum).exp(), 0.0f32);
+            maximum[r] = new_maximum;
+            sum[r] = sum[r] * keep + weight;
+            acc[comptime!(2 * r)] = acc[comptime!(2 * r)] * F4::new(keep) + v0 * F4::new(weight);
+            acc[comptime!(2 * r + 1)] =
+                acc[comptime!(2 * r + 1)] * F4::new(keep) + v1 * F4::new(weight);
+        }
+    }
+
+    // The groups of a cube saw different keys: join them, row by row.
+    let mut vectors = SharedMemory::<F4>::new(comptime!(2 * threads));
+    let mut maxima = SharedMemory::<f32>::new(groups);
+    let mut sums = SharedMemory::<f32>::new(groups);
+    let all_rows = params[0] as usize * len * heads;
+    #[unroll]
+    for r in 0..rows {
+        sync_cube();
+        vectors[thread * 2] = acc[comptime!(2 * r)];
+        vectors[thread * 2 + 1] = acc[comptime!(2 * r + 1)];
+        if lane == 0 {
+            maxima[group] = maximum[r];
+            sums[group] = sum[r];
+        }
+        sync_cube();
+        let row = chunk * rows + r;
+        let position = row / per_kv_head;
+        let head = kv_head * per_kv_head + row % per_kv_head;
+        let place = ((sequence * len + position) * heads + head) * splits + split;
+        let mut best = f32::new(LOWEST);
+        for g in 0..groups {
+            best = max(best, maxima[g]);
+        }
+        // A vector of the row for each of the first threads.
+        if thread < comptime!(dim / 4) && row < row_count {
+            let mut joined = F4::new(0.0f32);
+            for g in 0..groups {
+                let weight = (maxima[g] - best).exp();
+                joined += vectors[g * comptime!(2 * lanes) + thread] * F4::new(weight);
+            }
+            #[unroll]
+            for i in 0..4usize {
+                out[place * dim + thread * 4 + i] = joined[i];
+            }
+        }
+        if thread == 0 && row < row_count {
+            let mut joined = 0.0f32;
+            for g in 0..groups {
+                joined += sums[g] * (maxima[g] - best).exp();
+            }
+            let after = all_rows * splits * dim + place * 2;
+            out[after] = best;
+            out[after + 1] = joined;
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Attention of a few query rows over a cache of keys and values (flash decoding, Dao et al., 2023):
+//! what a decode step does with its context. It is bound by reading the cache, once.
+//!
+//! `out = softmax(cap(q · kᵀ · scale) + mask) · v`, with the maximum and the sum of the softmax
+//! kept as the keys go by (Milakov & Gimelshein, 2018). Keys are split over cubes ([`Decode`]);
+//! each leaves its maximum, sum and unnormalised values, and a second kernel joins them ([`Merge`]).
+//! The query heads of one key/value head share what is read.
+
+mod decode;
+mod merge;
+
+use cubecl::prelude::*;
+
+pub use decode::Decode;
+pub use merge::Merge;
+
+use crate::{Kernel, Reduce};
+
+/// Stands for minus infinity: fast maths on Metal may assume that there is none.
+pub(crate) const LOWEST: f32 = -1.0e30;
+
+/// The sizes of one launch; both kernels read the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Params {
+    /// Sequences.
+    pub batch: u32,
+    /// Query rows of each sequence: its newest positions.
+    pub len: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads.
+    pub kv_heads: u32,
+    /// Keys in the cache.
+    pub keys: u32,
+    /// Positions that the cache has room for.
+    pub capacity: u32,
+    /// Where the oldest key lies; from the end the cache goes on at its start (a ring).
+    pub start: u32,
+    /// Cubes that share the keys of one head.
+    pub splits: u32,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// `cap · tanh(score / cap)`; 0 for none.
+    pub soft_cap: f32,
+    /// Keys that a row sees at most, itself included; 0 for all.
+    pub window: u32,
+    /// Whether a row sees later positions.
+    pub causal: bool,
+    /// Whether sequences have padding at the front.
+    pub padded: bool,
+}
+
+impl Params {
+    /// As the kernels read them.
+    pub fn words(&self) -> Vec<u32> {
+        vec![
+            self.batch,
+            self.len,
+            self.heads,
+            self.kv_heads,
+            self.keys,
+            self.capacity,
+            self.start,
+            self.splits,
+            self.scale.to_bits(),
+            self.soft_cap.to_bits(),
+            self.window,
+            self.causal as u32,
+            self.padded as u32,
+        ]
+    }
+
+    /// Query rows that share a key/value head.
+    pub const fn rows_per_kv_head(&self) -> u32 {
+        self.len * (self.heads / self.kv_heads)
+    }
+
+    /// Query rows of all heads.
+    pub const fn rows(&self) -> u32 {
+        self.batch * self.len * self.heads
+    }
+
+    /// Values that [`Decode`] leaves for [`Merge`]: for each row and split a vector, and its maximum
+    /// and sum.
+    pub const fn scratch(&self, dim: u32) -> u32 {
+        self.rows() * self.splits * (dim + 2)
+    }
+}
+
+/// The first and the last-but-one key that a row sees.
+#[cube]
+pub(crate) fn visible(
+    params: &Array<u32>,
+    padding: &Array<u32>,
+    sequence: usize,
+    row: usize,
+) -> (u32, u32) {
+    let keys = params[4];
+    let position = keys - params[1] + row as u32;
+    let mut last = keys;
+    if params[11] != 0 {
+        last = position + 1;
+    }
+    let mut first = 0u32;
+    let window = params[10];
+    if window != 0 && position + 1 > window {
+        first = position + 1 - window;
+    }
+    if params[12] != 0 {
+        first = max(first, padding[sequence]);
+    }
+    (first, last)
+}
+
+pub(crate) fn table() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for dim in [32, 64, 80, 96, 128, 256] {
+        for f16 in [false, true] {
+            for rows in [1, 2, 4, 8] {
+                for reduce in [Reduce::Plane(32), Reduce::Shared(64)] {
+                    all.push(Kernel::Decode(Decode { dim, f16, rows, reduce }));
+                }
+            }
+        }
+        all.push(Kernel::Merge(Merge { dim }));
+    }
+    all
+}

@@ -1,0 +1,123 @@
+//! What the kernels share: vector types, reductions over a group of threads, and the builder.
+
+use cubecl::{
+    ir::{AddressType, ManagedVariable},
+    prelude::*,
+};
+
+/// Four numbers in one load.
+pub(crate) type F4 = Vector<f32, Const<4>>;
+/// Sixteen bytes in one load.
+pub(crate) type U4 = Vector<u32, Const<4>>;
+/// Two halves, as they lie in a word.
+pub(crate) type H2 = Vector<half::f16, Const<2>>;
+
+/// How a group of threads adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reduce {
+    /// By plane operations: the threads of a group are one plane of this many.
+    Plane(u32),
+    /// Through shared memory: any device, groups of any size.
+    Shared(u32),
+}
+
+impl Reduce {
+    /// Threads in a group.
+    pub const fn threads(self) -> u32 {
+        match self {
+            Self::Plane(n) | Self::Shared(n) => n,
+        }
+    }
+
+    pub(crate) const fn plane(self) -> Option<u32> {
+        match self {
+            Self::Plane(n) => Some(n),
+            Self::Shared(_) => None,
+        }
+    }
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Plane(n) => format!("plane{n}"),
+            Self::Shared(n) => format!("shared{n}"),
+        }
+    }
+}
+
+/// The bits of an f16 as f32, by integer maths: WGSL without f16 can do it too.
+#[cube]
+pub(crate) fn half_bits(bits: u32) -> f32 {
+    let exponent = (bits >> 10u32) & 0x1fu32;
+    let mantissa = bits & 0x3ffu32;
+    let normal = f32::reinterpret(((exponent + 112u32) << 23u32) | (mantissa << 13u32));
+    let subnormal = f32::cast_from(mantissa) * 5.960_464_5e-8_f32;
+    let magnitude = select(exponent == 0u32, subnormal, normal);
+    select((bits & 0x8000u32) != 0u32, -magnitude, magnitude)
+}
+
+/// Sums each of `values` over the groups of a cube; thread 0 of every group has the sums after it.
+/// Every thread of the cube must come here.
+#[cube]
+pub(crate) fn group_sums(
+    values: &mut Array<f32>,
+    #[comptime] count: usize,
+    #[comptime] groups: usize,
+    #[comptime] reduce: Reduce,
+) {
+    if comptime!(reduce.plane().is_some()) {
+        #[unroll]
+        for i in 0..count {
+            values[i] = plane_sum(values[i]);
+        }
+    } else {
+        let threads = comptime!(reduce.threads() as usize);
+        let total = comptime!(groups * reduce.threads() as usize);
+        let mut shared =
+            SharedMemory::<f32>::new(comptime!(count * groups * reduce.threads() as usize));
+        let thread = UNIT_POS_X as usize;
+        #[unroll]
+        for i in 0..count {
+            shared[comptime!(i * total) + thread] = values[i];
+        }
+        sync_cube();
+        if thread % threads == 0 {
+            #[unroll]
+            for i in 0..count {
+                let mut sum = 0.0f32;
+                for t in 0..threads {
+                    sum += shared[comptime!(i * total) + thread + t];
+                }
+                values[i] = sum;
+            }
+        }
+    }
+}
+
+/// A kernel being put together: buffers in the order of the function's parameters.
+pub(crate) struct Builder {
+    pub(crate) inner: KernelBuilder,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        let mut inner = KernelBuilder::default();
+        AddressType::U32.register(&mut inner.scope);
+        Self { inner }
+    }
+
+    pub(crate) fn input<E: CubePrimitive>(&mut self) -> ManagedVariable {
+        let ty = E::as_type(&self.inner.scope);
+        self.inner.input_array(ty)
+    }
+
+    pub(crate) fn output<E: CubePrimitive>(&mut self) -> ManagedVariable {
+        let ty = E::as_type(&self.inner.scope);
+        self.inner.output_array(ty)
+    }
+
+    pub(crate) fn finish(self, threads: u32, name: &str) -> KernelDefinition {
+        let settings =
+            KernelSettings::default().cube_dim(CubeDim::new_1d(threads)).kernel_name(name);
+        self.inner.build(settings)
+    }
+}

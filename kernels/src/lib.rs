@@ -1,0 +1,157 @@
+//! GPU kernels of metal-candle, written once with CubeCL.
+//!
+//! A kernel is a `#[cube]` function with compile-time parameters; the value of those parameters is
+//! a [`Kernel`]. [`Kernel::define`] expands it without a device, and [`targets`] turns the result
+//! into Metal, WGSL, SPIR-V or CUDA text: in the build script for every kernel of [`table`], and at
+//! run time for any other. The crate knows nothing of models or backends.
+//!
+//! What all families share:
+//! - buffers are flat arrays; the last input, `params`, holds the sizes as `u32` (f32 values by
+//!   their bits), so that a kernel has no scalars of its own and needs no information block: such a
+//!   block would cost a buffer write for each launch, while equal `params` are uploaded once;
+//! - each family's `params` are documented, and made, by its `Params` type;
+//! - every buffer index is checked against `params`, never against a buffer's length.
+
+// What these lints propose has no counterpart in a `#[cube]` function.
+#![allow(
+    clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
+    clippy::needless_pass_by_value,
+    clippy::trivially_copy_pass_by_ref,
+    clippy::unnecessary_cast
+)]
+
+pub mod attention;
+mod blocks;
+pub mod build;
+mod common;
+pub mod copy;
+pub mod dequantise;
+pub mod matvec;
+pub mod norm;
+pub mod rope;
+pub mod swiglu;
+pub mod targets;
+
+use cubecl::prelude::KernelDefinition;
+
+pub use blocks::Format;
+pub use common::Reduce;
+
+/// One kernel with all its compile-time parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Copies, for measuring what a device can do.
+    Copy(copy::Copy),
+    /// Attention over a cache: one part of the keys.
+    Decode(attention::Decode),
+    /// Attention over a cache: the parts joined.
+    Merge(attention::Merge),
+    /// Matrix-vector products.
+    MatVec(matvec::MatVec),
+    /// Block formats to plain numbers, whole or by rows.
+    Dequantise(dequantise::Dequantise),
+    /// Root-mean-square norms.
+    RmsNorm(norm::RmsNorm),
+    /// Rotary positions, and the write to the cache.
+    RopeAppend(rope::RopeAppend),
+    /// The gated activation of the feed-forward layer.
+    SwiGlu(swiglu::SwiGlu),
+}
+
+/// What a device must have to run a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Needs {
+    /// The number of threads that run in step, where the kernel depends on it: its plane (subgroup,
+    /// SIMD-group, warp) operations are wrong for any other.
+    pub plane: Option<u32>,
+    /// Arithmetic on f16.
+    pub f16: bool,
+}
+
+impl Kernel {
+    /// A name that no other kernel has: the family and its parameters.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Copy(kernel) => kernel.name(),
+            Self::Decode(kernel) => kernel.name(),
+            Self::Merge(kernel) => kernel.name(),
+            Self::MatVec(kernel) => kernel.name(),
+            Self::RopeAppend(kernel) => kernel.name(),
+            Self::Dequantise(kernel) => kernel.name(),
+            Self::RmsNorm(kernel) => kernel.name(),
+            Self::SwiGlu(kernel) => kernel.name(),
+        }
+    }
+
+    /// The family, as the folders here are named.
+    pub fn family(&self) -> &'static str {
+        match self {
+            Self::Copy(_) => "copy",
+            Self::Decode(_) | Self::Merge(_) => "attention",
+            Self::MatVec(_) => "matvec",
+            Self::RopeAppend(_) => "rope",
+            Self::Dequantise(_) => "dequantise",
+            Self::RmsNorm(_) => "norm",
+            Self::SwiGlu(_) => "swiglu",
+        }
+    }
+
+    /// What a device must have.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Copy(_) | Self::SwiGlu(_) => Needs::default(),
+            Self::Decode(kernel) => kernel.needs(),
+            Self::Merge(kernel) => kernel.needs(),
+            Self::MatVec(kernel) => kernel.needs(),
+            Self::RopeAppend(kernel) => kernel.needs(),
+            Self::Dequantise(kernel) => kernel.needs(),
+            Self::RmsNorm(kernel) => kernel.needs(),
+        }
+    }
+
+    /// Expands the kernel, without a device.
+    pub fn define(&self) -> KernelDefinition {
+        match self {
+            Self::Copy(kernel) => kernel.define(),
+            Self::Decode(kernel) => kernel.define(),
+            Self::Merge(kernel) => kernel.define(),
+            Self::MatVec(kernel) => kernel.define(),
+            Self::RopeAppend(kernel) => kernel.define(),
+            Self::Dequantise(kernel) => kernel.define(),
+            Self::RmsNorm(kernel) => kernel.define(),
+            Self::SwiGlu(kernel) => kernel.define(),
+        }
+    }
+}
+
+/// Every kernel that is generated at build time.
+pub fn table() -> Vec<Kernel> {
+    [
+        attention::table(),
+        copy::table(),
+        matvec::table(),
+        dequantise::table(),
+        norm::table(),
+        rope::table(),
+        swiglu::table(),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let mut names: Vec<_> = table().iter().map(Kernel::name).collect();
+        assert!(
+            names.iter().flat_map(|n| n.chars()).all(|c| c.is_ascii_alphanumeric() || c == '_')
+        );
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

@@ -1,0 +1,31 @@
+//! The variants that are generated at build time.
+
+use super::MatVec;
+use crate::{Format, Kernel, Reduce};
+
+/// For planes of 32 (NVIDIA, Apple, most of AMD): several shapes to choose from. For everything
+/// else one, which adds up through shared memory.
+pub(crate) fn table() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for format in Format::ALL {
+        for batch in [1, 2, 4, 8] {
+            let mut add = |groups, rows, reduce| {
+                all.push(Kernel::MatVec(MatVec { format, batch, groups, rows, reduce }));
+            };
+            for (groups, rows) in shapes(batch) {
+                add(*groups, *rows, Reduce::Plane(32));
+            }
+            add(4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16));
+        }
+    }
+    all
+}
+
+/// Groups and rows worth trying.
+fn shapes(batch: u32) -> &'static [(u32, u32)] {
+    match batch {
+        1 => &[(4, 1), (4, 2), (4, 4), (8, 2)],
+        2 | 4 => &[(4, 1), (4, 2)],
+        _ => &[(4, 1)],
+    }
+}

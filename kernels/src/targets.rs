@@ -1,0 +1,84 @@
+//! From an expanded kernel to the text that a driver takes: Metal, WGSL, SPIR-V and CUDA, on any
+//! host.
+
+use cubecl::{
+    ir::{ElemType, StorageType, UIntKind},
+    prelude::*,
+};
+use cubecl_core::{Compiler, ExecutionMode, WgpuCompilationOptions};
+use cubecl_cpp::{
+    MslCompiler,
+    cuda::{CudaDialect, mma::CudaWmmaCompiler},
+    shared::CppCompiler,
+};
+use cubecl_spirv::{GLCompute, SpirvCompiler};
+use cubecl_wgpu::WgslCompiler;
+
+use crate::Kernel;
+
+/// Buffers are addressed by 32 bits.
+pub const ADDRESS: StorageType = StorageType::Scalar(ElemType::UInt(UIntKind::U32));
+
+/// The newest SPIR-V that is asked for: 1.3, the default, gives modules that `spirv-val` refuses.
+pub const SPIRV_VERSION: (u8, u8) = (1, 6);
+
+/// A kernel for every target.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// [`Kernel::name`], and the name of the entry point.
+    pub name: String,
+    /// Threads of a cube.
+    pub cube_dim: [u32; 3],
+    /// For each buffer, whether the kernel writes to it.
+    pub writes: Vec<bool>,
+    /// Shared memory of a cube, in bytes.
+    pub shared_bytes: usize,
+    /// Metal Shading Language.
+    pub msl: String,
+    /// WebGPU Shading Language.
+    pub wgsl: String,
+    /// A SPIR-V module.
+    pub spirv: Vec<u32>,
+    /// CUDA C++.
+    pub cuda: String,
+}
+
+/// Compiles a kernel for every target.
+///
+/// # Errors
+/// The words of the compiler that refused, with the kernel and the target.
+pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
+    let name = kernel.name();
+    let failed =
+        |target: &str, error: &dyn std::fmt::Debug| format!("{name} for {target}: {error:?}");
+    let mode = ExecutionMode::Unchecked;
+
+    let definition = kernel.define();
+    let dim = definition.cube_dim;
+    let writes =
+        definition.buffers.iter().map(|b| matches!(b.visibility, Visibility::ReadWrite)).collect();
+    let msl = MslCompiler::default()
+        .compile(definition, &Default::default(), mode, ADDRESS)
+        .map_err(|error| failed("Metal", &error))?;
+    let wgsl = WgslCompiler::default()
+        .compile(kernel.define(), &WgpuCompilationOptions::default(), mode, ADDRESS)
+        .map_err(|error| failed("WGSL", &error))?;
+    let mut options = WgpuCompilationOptions { supports_vulkan: true, ..Default::default() };
+    options.vulkan.max_spirv_version = SPIRV_VERSION;
+    let spirv = SpirvCompiler::<GLCompute>::default()
+        .compile(kernel.define(), &options, mode, ADDRESS)
+        .map_err(|error| failed("SPIR-V", &error))?;
+    let cuda = CppCompiler::<CudaDialect<CudaWmmaCompiler>>::default()
+        .compile(kernel.define(), &Default::default(), mode, ADDRESS)
+        .map_err(|error| failed("CUDA", &error))?;
+    Ok(Generated {
+        cube_dim: [dim.x, dim.y, dim.z],
+        writes,
+        shared_bytes: msl.shared_memory_size(),
+        msl: msl.to_string(),
+        wgsl: wgsl.to_string(),
+        spirv: spirv.assembled_module,
+        cuda: cuda.to_string(),
+        name,
+    })
+}
