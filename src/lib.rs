@@ -5,6 +5,7 @@ pub mod backend;
 pub mod device;
 pub mod formats;
 pub mod generation;
+pub mod hub;
 pub mod models;
 pub mod nn;
 pub mod quant;

@@ -44,8 +44,9 @@ fn device(text: &str) -> Result<DeviceChoice, DeviceError> {
 
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A model folder, a .gguf file, or the id of a model in the local Hugging Face cache.
-    /// Without it, the small model in fixtures/ is used.
+    /// A model folder, a .gguf file, or the id of a model on the Hugging Face Hub
+    /// (organisation/name, or organisation/name/file.gguf). Without it, the small model in
+    /// fixtures/ is used.
     #[arg(long, value_name = "PATH|HUB_ID")]
     pub model: Option<PathBuf>,
     /// A folder with a LoRA adapter; may be given several times. (Not supported yet.)

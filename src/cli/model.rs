@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend, Device,
     formats::{Checkpoint, FormatError},
+    hub::Hub,
     models::{self, CausalLm, LoadOptions, ModelError},
 };
 
@@ -76,16 +77,18 @@ fn path(model: Option<&Path>) -> Result<PathBuf, Failure> {
     if model.exists() {
         return Ok(model.to_path_buf());
     }
-    match hub_snapshot(model) {
-        Some(snapshot) => Ok(snapshot),
-        None => Err(FormatError::MissingFile {
+    let Some(Ok(id)) = model.to_str().map(str::parse) else {
+        return Err(FormatError::MissingFile {
             path: model.to_path_buf(),
-            expected: "a model folder, a .gguf file, or the id of a model that is in the local \
-                       Hugging Face cache (this version downloads nothing)"
+            expected: "a model folder, a .gguf file, or the id of a model on the Hugging Face Hub \
+                       (organisation/name)"
                 .into(),
         }
-        .into()),
-    }
+        .into());
+    };
+    let hub = Hub::from_env()?.with_progress(std::io::stderr().is_terminal());
+    // A mistyped path looks like an id: say that it was taken for one.
+    hub.get(&id).map_err(|error| format!("{}: no such file; {error}", model.display()).into())
 }
 
 fn default_model() -> Result<PathBuf, Failure> {
@@ -94,23 +97,4 @@ fn default_model() -> Result<PathBuf, Failure> {
     [here, built].into_iter().find(|path| path.exists()).ok_or_else(|| {
         format!("no --model given, and the small model is not at {DEFAULT_MODEL}").into()
     })
-}
-
-/// The snapshot of `organisation/name` in the cache that Hugging Face's own tools keep.
-fn hub_snapshot(id: &Path) -> Option<PathBuf> {
-    let id = id.to_str()?;
-    let (organisation, name) = id.split_once('/')?;
-    if name.contains('/') || organisation.is_empty() || organisation.starts_with('.') {
-        return None;
-    }
-    let home = || std::env::home_dir().map(|home| home.join(".cache/huggingface"));
-    let hub = match std::env::var_os("HF_HOME") {
-        Some(path) => PathBuf::from(path),
-        None => home()?,
-    }
-    .join("hub");
-    let model = hub.join(format!("models--{organisation}--{name}"));
-    let revision = std::fs::read_to_string(model.join("refs/main")).ok()?;
-    let snapshot = model.join("snapshots").join(revision.trim());
-    snapshot.is_dir().then_some(snapshot)
 }
