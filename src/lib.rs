@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod device;
+pub mod dispatch;
 pub mod formats;
 pub mod generation;
 pub mod hub;

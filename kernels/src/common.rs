@@ -9,8 +9,6 @@ use cubecl::{
 pub(crate) type F4 = Vector<f32, Const<4>>;
 /// Sixteen bytes in one load.
 pub(crate) type U4 = Vector<u32, Const<4>>;
-/// Two halves, as they lie in a word.
-pub(crate) type H2 = Vector<half::f16, Const<2>>;
 
 /// How a group of threads adds up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

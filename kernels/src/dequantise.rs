@@ -10,7 +10,7 @@ use half::f16;
 
 use crate::{
     Format, Kernel, Needs,
-    blocks::{PIECE, decode, run_start},
+    blocks::{PIECE, decode, empty_piece, run_start},
     common::Builder,
 };
 
@@ -73,8 +73,8 @@ fn dequantise<F: Float>(
         let piece = global % comptime!(format.pieces());
         let row_bytes = columns / comptime!(format.block_len()) * comptime!(format.block_bytes());
         let start = source * row_bytes + block * comptime!(format.block_bytes());
-        let mut values = Array::<f32>::new(PIECE);
-        decode(weight, start, piece, &mut values, format);
+        let mut decoded = empty_piece(format);
+        decode(weight, start, piece, &mut decoded, format);
         #[unroll]
         for run in 0..runs {
             let e = row * columns
@@ -82,7 +82,11 @@ fn dequantise<F: Float>(
                 + run_start(piece, run, format);
             #[unroll]
             for i in 0..comptime!(PIECE / runs) {
-                let value = values[comptime!(run * (PIECE / runs) + i)];
+                let code = decoded.codes[comptime!(run * (PIECE / runs) + i)];
+                let mut value = decoded.factors[run] * code;
+                if comptime!(format.has_minimum()) {
+                    value -= decoded.minimums[run];
+                }
                 out[e + i] = F::cast_from(select(known, value, 0.0f32));
             }
         }

@@ -100,9 +100,8 @@ impl Kernel {
     /// What a device must have.
     pub fn needs(&self) -> Needs {
         match self {
-            Self::Copy(_) | Self::SwiGlu(_) => Needs::default(),
+            Self::Copy(_) | Self::Merge(_) | Self::SwiGlu(_) => Needs::default(),
             Self::Decode(kernel) => kernel.needs(),
-            Self::Merge(kernel) => kernel.needs(),
             Self::MatVec(kernel) => kernel.needs(),
             Self::RopeAppend(kernel) => kernel.needs(),
             Self::Dequantise(kernel) => kernel.needs(),

@@ -54,8 +54,8 @@ fn swiglu(
             u = g + columns;
         }
         let x = gate[g];
-        // No infinity: `exp(80)` already makes the quotient vanish.
-        let e = min(-x, F4::new(80.0f32)).exp();
+        // Not `-x`: Metal has no such operator for the structs that hold vectors. And no infinity: `exp(80)` already makes the quotient vanish.
+        let e = min(F4::new(0.0f32) - x, F4::new(80.0f32)).exp();
         out[at] = x / (F4::new(1.0f32) + e) * up[u];
     }
 }

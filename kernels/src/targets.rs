@@ -75,10 +75,30 @@ pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
         cube_dim: [dim.x, dim.y, dim.z],
         writes,
         shared_bytes: msl.shared_memory_size(),
-        msl: msl.to_string(),
-        wgsl: wgsl.to_string(),
+        msl: without_info(&msl.to_string(), &name)?,
+        wgsl: without_info(&wgsl.to_string(), &name)?,
         spirv: spirv.assembled_module,
         cuda: cuda.to_string(),
         name,
     })
+}
+
+/// A text without the information block that CubeCL declares for every kernel: ours never read it,
+/// and nothing is bound to it.
+fn without_info(text: &str, name: &str) -> Result<String, String> {
+    let mut kept = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.starts_with("struct info_st") {
+            lines.by_ref().take_while(|line| !line.starts_with('}')).for_each(drop);
+        } else if line.contains("info: info_st;") {
+            // WGSL: its group and binding are on the two lines before.
+            kept.truncate(kept.len().saturating_sub(2));
+        } else if !line.contains("info_st& info") {
+            kept.push(line);
+        }
+    }
+    let kept = kept.join("\n") + "\n";
+    let is_used = kept.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "info");
+    if is_used { Err(format!("{name} reads the information block")) } else { Ok(kept) }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use thiserror::Error;
 
 use super::attention::{self, Softmax};
-use super::{AttentionOptions, Backend};
+use super::{AttentionOptions, Backend, RotaryStep};
 
 /// Positions in one page of [`TensorKvCache`].
 const PAGE: usize = 256;
@@ -79,6 +79,11 @@ pub trait KvCache<B: Backend>: Clone + Send + std::fmt::Debug + 'static {
 
     /// Attention of `q: [batch, heads, rows, head_dim]`, the newest rows, over all that is held.
     fn attend(&self, q: Tensor<B, 4>, options: &AttentionOptions) -> Tensor<B, 4>;
+
+    /// Tells it what the next [`Backend::rotary_attention`] will bring, with `heads` query heads,
+    /// before the step's first operation: whatever must be uploaded for it goes ahead of the work
+    /// instead of interrupting it. The caches of all layers are alike, so one of them is told.
+    fn prepare(&self, _heads: usize, _step: &RotaryStep<B>) {}
 
     /// Bytes that [`append`](Self::append) has written since the cache was made, counting whatever
     /// it had to rewrite. Per token, this must not grow with the positions held.

@@ -36,7 +36,7 @@ pub use burn_autodiff::Autodiff;
 pub use candle::Candle;
 pub use cpu::Cpu;
 pub use kv_cache::{CacheError, KvCache, KvCacheShape, TensorKvCache};
-pub use ops::RopeOrder;
+pub use ops::{RopeOrder, RotaryStep};
 pub(crate) use packed::tensor_data;
 pub use packed::{HostPacked, PackError, PackedStorage};
 pub use wgpu::Wgpu;
@@ -62,6 +62,11 @@ pub trait Backend: burn::tensor::backend::Backend {
 
     /// The type of activations when matrices are stored as `weights`.
     fn activation_dtype(weights: DType) -> DType {
+        weights
+    }
+
+    /// The type of cached keys and values when matrices are stored as `weights`.
+    fn cache_dtype(weights: DType) -> DType {
         weights
     }
 
@@ -116,6 +121,25 @@ pub trait Backend: burn::tensor::backend::Backend {
         options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         cache.attend(q, options)
+    }
+
+    /// Self-attention of one layer, from its projections to what its output projection takes: the
+    /// queries and keys turned by their positions, keys and values added to the cache (if there is
+    /// one), and attention over everything that it then holds.
+    ///
+    /// # Shapes
+    /// - `[q, k, v]`: `[B · S, H · D]`, `[B · S, K · D]` twice, row by row of each sequence
+    /// - output: as `q`
+    ///
+    /// # Errors
+    /// [`CacheError`] when the cache has no room; it is then as it was.
+    fn rotary_attention(
+        projections: [Tensor<Self, 2>; 3],
+        head_dim: usize,
+        step: &RotaryStep<Self>,
+        cache: Option<&mut Self::KvCache>,
+    ) -> Result<Tensor<Self, 2>, CacheError> {
+        ops::rotary_attention(projections, head_dim, step, cache)
     }
 
     /// `x · wᵀ + bias`, with `x: [rows, in]`, `weight: [out, in]`, `bias: [out]`; f32 accumulation,

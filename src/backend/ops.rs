@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor, activation};
 
-use super::Backend;
+use super::{AttentionOptions, Backend, CacheError, KvCache};
 
 /// Which elements of a head form the pairs that rotary embedding turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,48 @@ pub enum RopeOrder {
     HalfSplit,
     /// `(2i, 2i + 1)`: Meta's original layout, and llama.cpp's for GGUF files of arch `llama`.
     AdjacentPairs,
+}
+
+/// The positions that one step adds: what every layer's attention shares.
+#[derive(Clone, Debug)]
+pub struct RotaryStep<B: Backend> {
+    /// Sequences.
+    pub batch: usize,
+    /// New positions of each.
+    pub len: usize,
+    /// Cosines, `[1 or batch, len, head_dim / 2]`, f32.
+    pub cos: Tensor<B, 3>,
+    /// Sines, likewise.
+    pub sin: Tensor<B, 3>,
+    /// Which elements of a head turn together.
+    pub order: RopeOrder,
+    /// Which keys a position sees.
+    pub options: AttentionOptions,
+}
+
+/// Rotation, cache and attention one after the other.
+pub(super) fn rotary_attention<B: Backend>(
+    [q, k, v]: [Tensor<B, 2>; 3],
+    head_dim: usize,
+    step: &RotaryStep<B>,
+    cache: Option<&mut B::KvCache>,
+) -> Result<Tensor<B, 2>, CacheError> {
+    let (batch, len) = (step.batch, step.len);
+    let [rows, width] = q.dims();
+    let split = |x: Tensor<B, 2>| {
+        let heads = x.dims()[1] / head_dim;
+        x.reshape([batch, len, heads, head_dim]).swap_dims(1, 2)
+    };
+    let rotate = |x| B::rope(x, step.cos.clone(), step.sin.clone(), step.order);
+    let (q, k, v) = (rotate(split(q)), rotate(split(k)), split(v));
+    let out = match cache {
+        Some(cache) => {
+            cache.append(k, v)?;
+            B::attention_cached(q, cache, &step.options)
+        }
+        None => B::scaled_dot_product_attention(q, k, v, &step.options),
+    };
+    Ok(out.swap_dims(1, 2).reshape([rows, width]))
 }
 
 pub(super) fn linear<B: Backend>(

@@ -21,6 +21,10 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Say what a model file holds.
     Inspect(InspectArgs),
+    /// List the devices and check every kernel on them.
+    Doctor(DoctorArgs),
+    /// Time the GPU kernels that fit, and keep the fastest.
+    Tune(TuneArgs),
 }
 
 /// How matrices are stored.
@@ -122,6 +126,53 @@ pub struct LogitsArgs {
     /// Where to write the tensor `logits`, f32 [batch, positions, vocabulary].
     #[arg(long, value_name = "FILE.safetensors")]
     pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Check this family of kernels only: attention, copy, dequantise, matvec, norm, rope or swiglu.
+    #[arg(long)]
+    pub family: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// auto, wgpu, vulkan or metal, with an optional number: vulkan:1
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
+    /// Seconds for each shape.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub budget: f64,
+    /// Formats of matrices, separated by commas.
+    #[arg(long, value_delimiter = ',', value_parser = super::tune::format, default_value = "f16")]
+    pub formats: Vec<metal_candle_kernels::Format>,
+    /// Extents of matrices, rows by columns: 4096x4096,14336x4096
+    #[arg(long, value_delimiter = ',', value_parser = super::tune::shape,
+          default_value = "4096x4096,14336x4096,128256x2048")]
+    pub shapes: Vec<(u32, u32)>,
+    /// Rows of `x`: 1,2,4,8
+    #[arg(long, value_delimiter = ',', default_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub batch: Vec<u32>,
+    /// Numbers of keys to time decode attention with (32 query heads, 8 key/value heads).
+    #[arg(long, value_delimiter = ',')]
+    pub keys: Vec<u32>,
+    /// Variants to show of each shape, the fastest first.
+    #[arg(long, default_value_t = 1)]
+    pub top: usize,
+    /// Launches in a sample.
+    #[arg(long)]
+    pub repeats: Option<usize>,
+    /// Bytes to measure the copy bandwidth with.
+    #[arg(long, default_value_t = 512 << 20)]
+    pub copy_bytes: usize,
+    /// Where to save the choice.
+    #[arg(long, value_name = "FILE.json")]
+    pub save: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]

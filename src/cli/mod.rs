@@ -1,10 +1,12 @@
 //! The command line: arguments, progress and exit codes. All work is done by the library.
 
 mod args;
+mod doctor;
 mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,8 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Tune(args) => tune::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

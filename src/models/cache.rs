@@ -3,7 +3,7 @@
 use burn::tensor::DType;
 
 use super::DecoderConfig;
-use crate::backend::{Backend, KvCache, KvCacheShape};
+use crate::backend::{Backend, KvCache, KvCacheShape, RotaryStep};
 
 /// One [`KvCache`] a layer, and the left padding of the sequences in it.
 #[derive(Clone, Debug)]
@@ -67,6 +67,13 @@ impl<B: Backend> Cache<B> {
     /// Bytes that all layers have written, see [`KvCache::bytes_written`].
     pub fn bytes_written(&self) -> u64 {
         self.layers.iter().map(KvCache::bytes_written).sum()
+    }
+
+    /// Tells the caches what comes next, see [`KvCache::prepare`].
+    pub(super) fn prepare(&self, heads: usize, step: &RotaryStep<B>) {
+        if let Some(layer) = self.layers.first() {
+            layer.prepare(heads, step);
+        }
     }
 
     /// The cache of one layer.

@@ -4,8 +4,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::{Cache, DecoderConfig, LogitRows, ModelError, TokenBatch};
 use crate::{
-    backend::{AttentionOptions, Backend, CacheError},
-    nn::{LoadError, Positions, RopeFrequencies, RopeScaling, Weights},
+    backend::{AttentionOptions, Backend, CacheError, RopeOrder, RotaryStep},
+    nn::{LoadError, RopeFrequencies, RopeScaling, Weights},
 };
 
 /// The rotary frequencies: a GGUF file's `rope_freqs.weight` wins over the configuration, since
@@ -32,7 +32,7 @@ pub(super) fn begin<B: Backend>(
     cache: Option<&Cache<B>>,
     window: Option<usize>,
     device: &B::Device,
-) -> Result<(Tensor<B, 1, Int>, Positions<B>), ModelError> {
+) -> Result<(Tensor<B, 1, Int>, RotaryStep<B>), ModelError> {
     if let Some(&token) = tokens.ids().iter().find(|&&id| id as usize >= config.vocabulary) {
         return Err(ModelError::Token { token, vocabulary: config.vocabulary });
     }
@@ -67,9 +67,14 @@ pub(super) fn begin<B: Backend>(
         left_padding: padded.then(|| padding.to_vec()),
         ..AttentionOptions::default()
     };
+    let order = RopeOrder::HalfSplit;
+    let step = RotaryStep { batch, len, cos, sin, order, options };
+    if let Some(cache) = cache {
+        cache.prepare(config.heads, &step);
+    }
     let ids: Vec<i32> = tokens.ids().iter().map(|&id| id as i32).collect();
     let ids = Tensor::from_data(TensorData::new(ids, [batch * len]), device);
-    Ok((ids, Positions { batch, len, cos, sin, options }))
+    Ok((ids, step))
 }
 
 /// Keeps the rows that logits are wanted for.

@@ -8,11 +8,8 @@ use burn::{
 
 use super::{Cache, CausalLm, DecoderConfig, LogitRows, ModelError, TokenBatch, decoder};
 use crate::{
-    backend::Backend,
-    nn::{
-        Attention, Embedding, Linear, LoadError, Positions, RmsNorm, RopeFrequencies, SwiGluMlp,
-        Weights,
-    },
+    backend::{Backend, RotaryStep},
+    nn::{Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, SwiGluMlp, Weights},
 };
 
 /// One decoder layer.
@@ -36,16 +33,17 @@ impl<B: Backend> Block<B> {
         })
     }
 
+    /// The stream and what is to be added to it, before the layer and after.
     fn forward(
         &self,
-        x: Tensor<B, 2>,
-        positions: &Positions<B>,
+        (x, add): (Tensor<B, 2>, Option<Tensor<B, 2>>),
+        step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
-    ) -> Result<Tensor<B, 2>, ModelError> {
-        let attended =
-            self.attention.forward(self.attention_norm.forward(x.clone()), positions, cache)?;
-        let [x, normed] = self.mlp_norm.forward_add(x, attended);
-        Ok(x + self.mlp.forward(normed))
+    ) -> Result<(Tensor<B, 2>, Option<Tensor<B, 2>>), ModelError> {
+        let [x, normed] = self.attention_norm.forward_after(x, add);
+        let attended = self.attention.forward(normed, step, cache)?;
+        let [x, normed] = self.mlp_norm.forward_after(x, Some(attended));
+        Ok((x, Some(self.mlp.forward(normed))))
     }
 }
 
@@ -64,7 +62,7 @@ pub struct Llama<B: Backend> {
     layers: Layers<B>,
     config: DecoderConfig,
     rope: RopeFrequencies,
-    activations: DType,
+    dtype: DType,
     device: B::Device,
 }
 
@@ -76,7 +74,7 @@ impl<B: Backend> Llama<B> {
     pub fn load(
         weights: &Weights<'_, B>,
         config: DecoderConfig,
-        activations: DType,
+        dtype: DType,
         device: &B::Device,
     ) -> Result<Self, ModelError> {
         let model = weights.at("model");
@@ -93,7 +91,7 @@ impl<B: Backend> Llama<B> {
         };
         let rope = decoder::rope_frequencies(weights, &config)?;
         let layers = Layers { embedding, blocks, norm, output };
-        Ok(Self { layers, config, rope, activations, device: device.clone() })
+        Ok(Self { layers, config, rope, dtype, device: device.clone() })
     }
 }
 
@@ -106,8 +104,8 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         &self.device
     }
 
-    fn activations(&self) -> DType {
-        self.activations
+    fn dtype(&self) -> DType {
+        self.dtype
     }
 
     fn forward(
@@ -116,15 +114,16 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         mut cache: Option<&mut Cache<B>>,
         rows: LogitRows,
     ) -> Result<Tensor<B, 3>, ModelError> {
-        let (ids, positions) =
+        let (ids, step) =
             decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, &self.device)?;
-        let mut x = self.layers.embedding.forward(ids, self.activations);
+        let activations = B::activation_dtype(self.dtype);
+        let mut x = (self.layers.embedding.forward(ids, activations), None);
         for (i, block) in self.layers.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
-            x = block.forward(x, &positions, cache)?;
+            x = block.forward(x, &step, cache)?;
         }
-        let x = decoder::select_rows(x, tokens, rows);
-        let logits = self.layers.output.forward(self.layers.norm.forward(x));
-        Ok(decoder::finish(logits, tokens, rows))
+        let select = |x| decoder::select_rows(x, tokens, rows);
+        let [_, normed] = self.layers.norm.forward_after(select(x.0), x.1.map(select));
+        Ok(decoder::finish(self.layers.output.forward(normed), tokens, rows))
     }
 }

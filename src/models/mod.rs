@@ -92,8 +92,8 @@ pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
     /// Where it is.
     fn device(&self) -> &B::Device;
 
-    /// The type of its activations and of its cache.
-    fn activations(&self) -> DType;
+    /// How its matrices are stored.
+    fn dtype(&self) -> DType;
 
     /// Logits in f32: `[batch, positions, vocabulary]`, or `[batch, 1, vocabulary]` for
     /// [`LogitRows::Last`]. With a cache, the tokens follow what it holds and are added to it.
@@ -110,7 +110,8 @@ pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
 
     /// An empty cache for sequences with this left padding each (one entry a sequence).
     fn new_cache(&self, left_padding: &[usize], capacity: usize) -> Cache<B> {
-        Cache::new(self.config(), left_padding, capacity, self.activations(), self.device())
+        let dtype = B::cache_dtype(self.dtype());
+        Cache::new(self.config(), left_padding, capacity, dtype, self.device())
     }
 }
 
@@ -166,5 +167,5 @@ pub fn load<B: Backend>(
     if let Some(report) = options.on_bytes {
         weights = weights.on_bytes(report);
     }
-    loader(&weights, config, B::activation_dtype(options.dtype), device)
+    loader(&weights, config, options.dtype, device)
 }

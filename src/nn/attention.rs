@@ -3,7 +3,7 @@
 use burn::{module::Module, tensor::Tensor};
 
 use super::{Linear, LoadError, Weights};
-use crate::backend::{AttentionOptions, Backend, CacheError, KvCache, RopeOrder};
+use crate::backend::{Backend, CacheError, RotaryStep};
 
 /// The extent of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,22 +18,6 @@ pub struct AttentionConfig {
     pub head_dim: usize,
 }
 
-/// What every layer of one forward pass shares: the rotary angles of its positions, and which keys
-/// they see.
-#[derive(Clone, Debug)]
-pub struct Positions<B: Backend> {
-    /// Sequences.
-    pub batch: usize,
-    /// New positions per sequence.
-    pub len: usize,
-    /// Cosines, `[1 or batch, len, head_dim / 2]`, f32.
-    pub cos: Tensor<B, 3>,
-    /// Sines, likewise.
-    pub sin: Tensor<B, 3>,
-    /// Which keys a position sees.
-    pub options: AttentionOptions,
-}
-
 /// `o(attention(rope(q(x)), rope(k(x)), v(x)))`.
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
@@ -41,8 +25,6 @@ pub struct Attention<B: Backend> {
     k: Linear<B>,
     v: Linear<B>,
     o: Linear<B>,
-    heads: usize,
-    kv_heads: usize,
     head_dim: usize,
 }
 
@@ -58,8 +40,6 @@ impl<B: Backend> Attention<B> {
             k: Linear::load(&weights.at("k_proj"), hidden, kv_heads * head_dim)?,
             v: Linear::load(&weights.at("v_proj"), hidden, kv_heads * head_dim)?,
             o: Linear::load(&weights.at("o_proj"), heads * head_dim, hidden)?,
-            heads,
-            kv_heads,
             head_dim,
         })
     }
@@ -72,28 +52,11 @@ impl<B: Backend> Attention<B> {
     pub fn forward(
         &self,
         x: Tensor<B, 2>,
-        positions: &Positions<B>,
+        step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
     ) -> Result<Tensor<B, 2>, CacheError> {
-        let (batch, len) = (positions.batch, positions.len);
-        let split = |x: Tensor<B, 2>, heads: usize| {
-            x.reshape([batch, len, heads, self.head_dim]).swap_dims(1, 2)
-        };
-        let rotate = |x: Tensor<B, 4>| {
-            let (cos, sin) = (positions.cos.clone(), positions.sin.clone());
-            B::rope(x, cos, sin, RopeOrder::HalfSplit)
-        };
-        let q = rotate(split(self.q.forward(x.clone()), self.heads));
-        let k = rotate(split(self.k.forward(x.clone()), self.kv_heads));
-        let v = split(self.v.forward(x), self.kv_heads);
-        let out = match cache {
-            Some(cache) => {
-                cache.append(k, v)?;
-                B::attention_cached(q, cache, &positions.options)
-            }
-            None => B::scaled_dot_product_attention(q, k, v, &positions.options),
-        };
-        let joined = out.swap_dims(1, 2).reshape([batch * len, self.heads * self.head_dim]);
-        Ok(self.o.forward(joined))
+        let projections = [self.q.forward(x.clone()), self.k.forward(x.clone()), self.v.forward(x)];
+        let out = B::rotary_attention(projections, self.head_dim, step, cache)?;
+        Ok(self.o.forward(out))
     }
 }

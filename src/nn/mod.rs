@@ -12,7 +12,7 @@ mod norm;
 mod rope;
 mod weights;
 
-pub use attention::{Attention, AttentionConfig, Positions};
+pub use attention::{Attention, AttentionConfig};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use mlp::SwiGluMlp;

@@ -24,9 +24,12 @@ impl<B: Backend> RmsNorm<B> {
         Ok(Self { weight: weights.param("weight", [dim])?, epsilon })
     }
 
-    /// `x + residual` and its norm, each `[rows, dim]`.
-    pub fn forward_add(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
-        B::add_rms_norm(x, residual, self.weight.val(), self.epsilon)
+    /// The stream after `add` has been added to it, and its norm: `[rows, dim]` each.
+    pub fn forward_after(&self, x: Tensor<B, 2>, add: Option<Tensor<B, 2>>) -> [Tensor<B, 2>; 2] {
+        match add {
+            Some(add) => B::add_rms_norm(x, add, self.weight.val(), self.epsilon),
+            None => [x.clone(), self.forward(x)],
+        }
     }
 
     /// `[rows, dim]` to `[rows, dim]`.

@@ -5,7 +5,7 @@
 //! added by exchange within a plane, or through shared memory.
 //!
 //! Buffers: q `[batch, len, heads, dim]`, keys, values `[batch, kv_heads, capacity, dim]`, padding
-//! `[batch]`, `params`; scratch ([`super::Params::scratch`]: all vectors, then all maximums and sums).
+//! `[batch]`, `params`; for each row and part its unnormalised vector, and its maximum and sum.
 
 use cubecl::prelude::*;
 use half::f16;
@@ -18,6 +18,8 @@ use crate::{
 
 /// Threads in a cube, with plane exchange.
 const THREADS: u32 = 128;
+/// Keys that a thread reads before it uses them.
+const AHEAD: usize = 4;
 
 /// The kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +38,11 @@ impl Decode {
     /// Threads that share a key.
     const fn lanes(self) -> u32 {
         (self.dim / 8).next_power_of_two()
+    }
+
+    /// Through shared memory every key that is read ahead takes room.
+    const fn ahead(self) -> usize {
+        if self.reduce.plane().is_some() { AHEAD } else { 1 }
     }
 
     const fn threads(self) -> u32 {
@@ -71,7 +78,8 @@ impl Decode {
         let mut b = Builder::new();
         let q = b.input::<F4>();
         let [keys, values] = [(); 2].map(|()| b.input::<Vector<C, Const<4>>>());
-        let (padding, params, out) = (b.input::<u32>(), b.input::<u32>(), b.output::<f32>());
+        let (padding, params) = (b.input::<u32>(), b.input::<u32>());
+        let (vectors, ends) = (b.output::<F4>(), b.output::<f32>());
         decode::expand::<C>(
             &mut b.inner.scope,
             q.into(),
@@ -79,17 +87,18 @@ impl Decode {
             values.into(),
             padding.into(),
             params.into(),
-            out.into(),
+            vectors.into(),
+            ends.into(),
             self,
         );
         b.finish(self.threads(), &self.name())
     }
 }
 
-/// Sums each of `values` over the threads that share a key.
+/// Sums each of `values` (rows by keys ahead) over the threads that share a key.
 #[cube]
 fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime] kernel: Decode) {
-    let rows = comptime!(kernel.rows as usize);
+    let rows = comptime!(kernel.rows as usize * kernel.ahead());
     let lanes = comptime!(kernel.lanes());
     if comptime!(kernel.reduce.plane().is_some()) {
         #[unroll]
@@ -127,7 +136,8 @@ fn decode<C: Float>(
     values: &Array<Vector<C, Const<4>>>,
     padding: &Array<u32>,
     params: &Array<u32>,
-    out: &mut Array<f32>,
+    parts: &mut Array<F4>,
+    ends: &mut Array<f32>,
     #[comptime] kernel: Decode,
 ) {
     let rows = comptime!(kernel.rows as usize);
@@ -202,39 +212,67 @@ fn decode<C: Float>(
     let base = (sequence * kv_heads + kv_head) * capacity;
     let start = params[6] as usize;
     // As many steps for every thread: they exchange within the loop.
-    let steps = (part + comptime!(groups - 1)) / groups;
+    let ahead = comptime!(kernel.ahead());
+    let steps =
+        (part + comptime!(groups * kernel.ahead() - 1)) / comptime!(groups * kernel.ahead());
     for step in 0..steps {
-        let key = from + step * groups + group;
-        let exists = key < to;
-        let slot = (start + min(key, total as usize - 1)) % capacity;
-        let place = (base + slot) * comptime!(dim / 4) + offset;
-        let k0 = F4::cast_from(keys[place]);
-        let k1 = F4::cast_from(keys[place + 1]);
-        let v0 = F4::cast_from(values[place]);
-        let v1 = F4::cast_from(values[place + 1]);
-        let mut scores = Array::<f32>::new(rows);
+        let mut k = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
+        let mut v = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
         #[unroll]
-        for r in 0..rows {
-            let p = query[comptime!(2 * r)] * k0 + query[comptime!(2 * r + 1)] * k1;
-            scores[r] = p[0] + p[1] + p[2] + p[3];
+        for a in 0..ahead {
+            let key = from + (step * ahead + a) * groups + group;
+            let slot = (start + min(key, total as usize - 1)) % capacity;
+            let place = (base + slot) * comptime!(dim / 4) + offset;
+            k[comptime!(2 * a)] = keys[place];
+            k[comptime!(2 * a + 1)] = keys[place + 1];
+            v[comptime!(2 * a)] = values[place];
+            v[comptime!(2 * a + 1)] = values[place + 1];
+        }
+        let mut scores = Array::<f32>::new(comptime!(rows * kernel.ahead()));
+        #[unroll]
+        for a in 0..ahead {
+            let k0 = F4::cast_from(k[comptime!(2 * a)]);
+            let k1 = F4::cast_from(k[comptime!(2 * a + 1)]);
+            #[unroll]
+            for r in 0..rows {
+                let p = query[comptime!(2 * r)] * k0 + query[comptime!(2 * r + 1)] * k1;
+                scores[comptime!(r * kernel.ahead() + a)] = p[0] + p[1] + p[2] + p[3];
+            }
         }
         lane_sums(&mut scores, &mut shared, kernel);
         #[unroll]
         for r in 0..rows {
-            let mut score = scores[r];
-            if soft_cap != 0.0f32 {
-                score = soft_cap * (score / soft_cap).tanh();
+            // The best of the keys at hand, so that what is held is scaled once for all of them.
+            let mut best = maximum[r];
+            #[unroll]
+            for a in 0..ahead {
+                let i = comptime!(r * kernel.ahead() + a);
+                let key = from + (step * ahead + a) * groups + group;
+                let mut score = scores[i];
+                if soft_cap != 0.0f32 {
+                    score = soft_cap * (score / soft_cap).tanh();
+                }
+                let sees = key < to && key as u32 >= first[r] && (key as u32) < last[r];
+                scores[i] = select(sees, score, LOWEST);
+                best = max(best, scores[i]);
             }
-            let sees = exists && key as u32 >= first[r] && (key as u32) < last[r];
-            score = select(sees, score, LOWEST);
-            let new_maximum = max(maximum[r], score);
-            let keep = (maximum[r] - new_maximum).exp();
-            let weight = select(sees, (score - new_maximum).exp(), 0.0f32);
-            maximum[r] = new_maximum;
-            sum[r] = sum[r] * keep + weight;
-            acc[comptime!(2 * r)] = acc[comptime!(2 * r)] * F4::new(keep) + v0 * F4::new(weight);
-            acc[comptime!(2 * r + 1)] =
-                acc[comptime!(2 * r + 1)] * F4::new(keep) + v1 * F4::new(weight);
+            let keep = (maximum[r] - best).exp();
+            let mut total_weight = sum[r] * keep;
+            let mut low = acc[comptime!(2 * r)] * F4::new(keep);
+            let mut high = acc[comptime!(2 * r + 1)] * F4::new(keep);
+            #[unroll]
+            for a in 0..ahead {
+                let score = scores[comptime!(r * kernel.ahead() + a)];
+                // A hidden key weighs nothing, also where all are hidden and `best` is no score.
+                let weight = select(score > LOWEST, (score - best).exp(), 0.0f32);
+                total_weight += weight;
+                low += F4::cast_from(v[comptime!(2 * a)]) * F4::new(weight);
+                high += F4::cast_from(v[comptime!(2 * a + 1)]) * F4::new(weight);
+            }
+            maximum[r] = best;
+            sum[r] = total_weight;
+            acc[comptime!(2 * r)] = low;
+            acc[comptime!(2 * r + 1)] = high;
         }
     }
 
@@ -242,10 +280,12 @@ fn decode<C: Float>(
     let mut vectors = SharedMemory::<F4>::new(comptime!(2 * threads));
     let mut maxima = SharedMemory::<f32>::new(groups);
     let mut sums = SharedMemory::<f32>::new(groups);
-    let all_rows = params[0] as usize * len * heads;
     #[unroll]
     for r in 0..rows {
-        sync_cube();
+        if comptime!(r > 0) {
+            // The row before has been read.
+            sync_cube();
+        }
         vectors[thread * 2] = acc[comptime!(2 * r)];
         vectors[thread * 2 + 1] = acc[comptime!(2 * r + 1)];
         if lane == 0 {
@@ -268,19 +308,15 @@ fn decode<C: Float>(
                 let weight = (maxima[g] - best).exp();
                 joined += vectors[g * comptime!(2 * lanes) + thread] * F4::new(weight);
             }
-            #[unroll]
-            for i in 0..4usize {
-                out[place * dim + thread * 4 + i] = joined[i];
-            }
+            parts[place * comptime!(dim / 4) + thread] = joined;
         }
         if thread == 0 && row < row_count {
             let mut joined = 0.0f32;
             for g in 0..groups {
                 joined += sums[g] * (maxima[g] - best).exp();
             }
-            let after = all_rows * splits * dim + place * 2;
-            out[after] = best;
-            out[after + 1] = joined;
+            ends[place * 2] = best;
+            ends[place * 2 + 1] = joined;
         }
     }
 }

@@ -12,7 +12,7 @@ mod merge;
 use cubecl::prelude::*;
 
 pub use decode::Decode;
-pub use merge::Merge;
+pub use merge::{MAX_SPLITS, Merge};
 
 use crate::{Kernel, Reduce};
 
@@ -36,7 +36,7 @@ pub struct Params {
     pub capacity: u32,
     /// Where the oldest key lies; from the end the cache goes on at its start (a ring).
     pub start: u32,
-    /// Cubes that share the keys of one head.
+    /// Cubes that share the keys of one head: at most [`MAX_SPLITS`].
     pub splits: u32,
     /// What scores are multiplied with.
     pub scale: f32,
@@ -80,14 +80,13 @@ impl Params {
         self.batch * self.len * self.heads
     }
 
-    /// Values that [`Decode`] leaves for [`Merge`]: for each row and split a vector, and its maximum
-    /// and sum.
-    pub const fn scratch(&self, dim: u32) -> u32 {
-        self.rows() * self.splits * (dim + 2)
+    /// Rows and parts: for each, [`Decode`] leaves a vector, and two values (its maximum and sum).
+    pub const fn parts(&self) -> u32 {
+        self.rows() * self.splits
     }
 }
 
-/// The first and the last-but-one key that a row sees.
+/// The first key that a row sees, and the first one after those.
 #[cube]
 pub(crate) fn visible(
     params: &Array<u32>,

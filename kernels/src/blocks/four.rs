@@ -3,21 +3,21 @@
 
 use cubecl::prelude::*;
 
-use super::{scale, word};
+use super::{Piece, Words, number, scale_at, word_at, words};
 
-/// The codes of a block: nibbles at byte `at`, fifth bits in `fifth`.
+/// The codes of a block: nibbles `at` bytes into it, fifth bits in `fifth`.
 #[cube]
 fn codes(
-    data: &Array<u32>,
-    at: usize,
+    block: &Words,
     fifth: u32,
-    values: &mut Array<f32>,
+    out: &mut Piece,
+    #[comptime] at: usize,
+    #[comptime] offset: u32,
     #[comptime] five: bool,
-    #[comptime] aligned: bool,
 ) {
     #[unroll]
     for j in 0..4usize {
-        let q = word(data, at + comptime!(4 * j), aligned);
+        let q = word_at(block, comptime!(at + 4 * j));
         #[unroll]
         for i in 0..4usize {
             let e = comptime!(4 * j + i);
@@ -27,40 +27,38 @@ fn codes(
                 low |= ((fifth >> comptime!(e as u32)) & 1) << 4;
                 high |= ((fifth >> comptime!(e as u32 + 16)) & 1) << 4;
             }
-            values[e] = f32::cast_from(low);
-            values[comptime!(e + 16)] = f32::cast_from(high);
+            out.codes[e] = number(low, offset);
+            out.codes[comptime!(e + 16)] = number(high, offset);
         }
     }
 }
 
 #[cube]
-fn scale_all(values: &mut Array<f32>, offset: f32, d: f32, minimum: f32) {
-    #[unroll]
-    for i in 0..32usize {
-        values[i] = (values[i] - offset) * d + minimum;
-    }
+pub(super) fn q4_0(data: &Array<u32>, at: usize, out: &mut Piece) {
+    let block = words(data, at, 18usize);
+    codes(&block, 0u32, out, 2usize, 8u32, false);
+    out.factors[0] = scale_at(&block, 0usize);
 }
 
 #[cube]
-pub(super) fn q4_0(data: &Array<u32>, at: usize, values: &mut Array<f32>) {
-    codes(data, at + 2, 0u32, values, false, false);
-    scale_all(values, 8.0f32, scale(data, at), 0.0f32);
+pub(super) fn q4_1(data: &Array<u32>, at: usize, out: &mut Piece) {
+    let block = words(data, at, 20usize);
+    codes(&block, 0u32, out, 4usize, 0u32, false);
+    out.factors[0] = scale_at(&block, 0usize);
+    out.minimums[0] = 0.0f32 - scale_at(&block, 2usize);
 }
 
 #[cube]
-pub(super) fn q4_1(data: &Array<u32>, at: usize, values: &mut Array<f32>) {
-    codes(data, at + 4, 0u32, values, false, true);
-    scale_all(values, 0.0f32, scale(data, at), scale(data, at + 2));
+pub(super) fn q5_0(data: &Array<u32>, at: usize, out: &mut Piece) {
+    let block = words(data, at, 22usize);
+    codes(&block, word_at(&block, 2usize), out, 6usize, 16u32, true);
+    out.factors[0] = scale_at(&block, 0usize);
 }
 
 #[cube]
-pub(super) fn q5_0(data: &Array<u32>, at: usize, values: &mut Array<f32>) {
-    codes(data, at + 6, word(data, at + 2, false), values, true, false);
-    scale_all(values, 16.0f32, scale(data, at), 0.0f32);
-}
-
-#[cube]
-pub(super) fn q5_1(data: &Array<u32>, at: usize, values: &mut Array<f32>) {
-    codes(data, at + 8, word(data, at + 4, true), values, true, true);
-    scale_all(values, 0.0f32, scale(data, at), scale(data, at + 2));
+pub(super) fn q5_1(data: &Array<u32>, at: usize, out: &mut Piece) {
+    let block = words(data, at, 24usize);
+    codes(&block, word_at(&block, 4usize), out, 8usize, 0u32, true);
+    out.factors[0] = scale_at(&block, 0usize);
+    out.minimums[0] = 0.0f32 - scale_at(&block, 2usize);
 }

@@ -6,7 +6,8 @@
 
 use cubecl::prelude::*;
 
-use super::{byte, scale, word};
+use super::{Piece, byte, number, scale, word};
+use crate::common::half_bits;
 
 /// `(code >> shift) & mask` of 8 bytes, as words.
 #[cube]
@@ -16,7 +17,7 @@ fn bits(q: u32, #[comptime] i: usize, #[comptime] shift: usize, #[comptime] mask
 
 /// 84 bytes: 16 scales (low nibble) and minimums (high), 64 bytes of codes, d, dmin.
 #[cube]
-pub(super) fn q2_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Array<f32>) {
+pub(super) fn q2_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
     let half = piece / 4;
     let place = (piece % 4) * 8;
     let d = scale(data, at + 80);
@@ -24,15 +25,15 @@ pub(super) fn q2_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Arra
     #[unroll]
     for run in 0..4usize {
         let s = byte(data, at + half * 8 + comptime!(run * 2) + place / 16);
-        let factor = d * f32::cast_from(s & 0xf);
-        let minimum = dmin * f32::cast_from(s >> 4);
+        out.factors[run] = d * number(s & 0xf, 0u32);
+        out.minimums[run] = dmin * number(s >> 4, 0u32);
         #[unroll]
         for j in 0..2usize {
             let q = word(data, at + 16 + half * 32 + place + comptime!(4 * j), true);
             #[unroll]
             for i in 0..4usize {
-                values[comptime!(run * 8 + j * 4 + i)] =
-                    factor * f32::cast_from(bits(q, i, comptime!(2 * run), 3u32)) - minimum;
+                out.codes[comptime!(run * 8 + j * 4 + i)] =
+                    number(bits(q, i, comptime!(2 * run), 3u32), 0u32);
             }
         }
     }
@@ -40,7 +41,7 @@ pub(super) fn q2_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Arra
 
 /// 110 bytes: 32 bytes of third bits, 64 of codes, 16 scales of 6 bits in 12 bytes, d.
 #[cube]
-pub(super) fn q3_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Array<f32>) {
+pub(super) fn q3_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
     let half = piece / 4;
     let place = (piece % 4) * 8;
     let d = scale(data, at + 108);
@@ -49,7 +50,7 @@ pub(super) fn q3_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Arra
         let s = half * 8 + comptime!(run * 2) + place / 16;
         let low = (byte(data, at + 96 + s % 8) >> ((s as u32 / 8) * 4)) & 0xf;
         let high = (byte(data, at + 104 + s % 4) >> ((s as u32 / 4) * 2)) & 3;
-        let factor = d * (f32::cast_from(low | (high << 4)) - 32.0f32);
+        out.factors[run] = d * number(low | (high << 4), 32u32);
         #[unroll]
         for j in 0..2usize {
             let q = word(data, at + 32 + half * 32 + place + comptime!(4 * j), false);
@@ -59,38 +60,40 @@ pub(super) fn q3_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Arra
             for i in 0..4usize {
                 let code =
                     bits(q, i, comptime!(2 * run), 3u32) | (bits(third, i, 0usize, 1u32) << 2);
-                values[comptime!(run * 8 + j * 4 + i)] = factor * (f32::cast_from(code) - 4.0f32);
+                out.codes[comptime!(run * 8 + j * 4 + i)] = number(code, 4u32);
             }
         }
     }
 }
 
-/// The 6-bit scale of run `j` of 8, from the 12 bytes at `at`.
+/// The 6-bit scale of run `j` of 8, from the words of its 12 bytes.
 #[cube]
-fn scale_6(data: &Array<u32>, at: usize, j: usize) -> u32 {
-    let direct = byte(data, at + j % 4 + (j / 4) * 8);
-    let top = byte(data, at + j % 4);
-    select(j < 4, direct & 63, (direct & 0xf) | ((top >> 6) << 4))
+fn scale_6(a: u32, c: u32, j: u32) -> u32 {
+    let shift = (j % 4) * 8;
+    let direct = (a >> shift) & 63;
+    let split = ((c >> shift) & 0xf) | (((a >> shift) & 0xc0) >> 2);
+    select(j < 4, direct, split)
 }
 
-/// The 6-bit minimum of run `j` of 8, from the 12 bytes at `at`.
+/// The 6-bit minimum of run `j` of 8, from the words of its 12 bytes.
 #[cube]
-fn minimum_6(data: &Array<u32>, at: usize, j: usize) -> u32 {
-    let direct = byte(data, at + 4 + j);
-    let top = byte(data, at + j % 4 + 4);
-    select(j < 4, direct & 63, (direct >> 4) | ((top >> 6) << 4))
+fn minimum_6(b: u32, c: u32, j: u32) -> u32 {
+    let shift = (j % 4) * 8;
+    let direct = (b >> shift) & 63;
+    let split = ((c >> (shift + 4)) & 0xf) | (((b >> shift) & 0xc0) >> 2);
+    select(j < 4, direct, split)
 }
 
 /// 144 bytes: d, dmin, 8 scales and minimums of 6 bits in 12 bytes, 128 bytes of nibbles.
 #[cube]
-pub(super) fn q4_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Array<f32>) {
-    four_or_five(data, at, piece, values, false);
+pub(super) fn q4_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
+    four_or_five(data, at, piece, out, false);
 }
 
 /// 176 bytes: as `Q4_K`, with 32 bytes of fifth bits before the nibbles.
 #[cube]
-pub(super) fn q5_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Array<f32>) {
-    four_or_five(data, at, piece, values, true);
+pub(super) fn q5_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
+    four_or_five(data, at, piece, out, true);
 }
 
 #[cube]
@@ -98,25 +101,27 @@ fn four_or_five(
     data: &Array<u32>,
     at: usize,
     piece: usize,
-    values: &mut Array<f32>,
+    out: &mut Piece,
     #[comptime] five: bool,
 ) {
     let group = piece / 2;
     let place = (piece % 2) * 16;
-    let d = scale(data, at);
-    let dmin = scale(data, at + 2);
+    let ends = data[at / 4];
+    let (a, b, c) = (data[at / 4 + 1], data[at / 4 + 2], data[at / 4 + 3]);
+    let d = half_bits(ends & 0xffff);
+    let dmin = half_bits(ends >> 16);
     let codes = at + comptime!(if five { 48usize } else { 16usize }) + group * 32 + place;
     #[unroll]
     for run in 0..2usize {
-        let s = group * 2 + run;
-        let factor = d * f32::cast_from(scale_6(data, at + 4, s));
-        let minimum = dmin * f32::cast_from(minimum_6(data, at + 4, s));
+        let s = group as u32 * 2 + comptime!(run as u32);
+        out.factors[run] = d * number(scale_6(a, c, s), 0u32);
+        out.minimums[run] = dmin * number(minimum_6(b, c, s), 0u32);
         #[unroll]
         for j in 0..4usize {
             let q = word(data, codes + comptime!(4 * j), true);
             let mut fifth = 0u32;
             if comptime!(five) {
-                fifth = word(data, at + 16 + place + comptime!(4 * j), true) >> (s as u32);
+                fifth = word(data, at + 16 + place + comptime!(4 * j), true) >> s;
             }
             #[unroll]
             for i in 0..4usize {
@@ -124,7 +129,7 @@ fn four_or_five(
                 if comptime!(five) {
                     code |= bits(fifth, i, 0usize, 1u32) << 4;
                 }
-                values[comptime!(run * 16 + j * 4 + i)] = factor * f32::cast_from(code) - minimum;
+                out.codes[comptime!(run * 16 + j * 4 + i)] = number(code, 0u32);
             }
         }
     }
@@ -132,14 +137,14 @@ fn four_or_five(
 
 /// 210 bytes: 128 bytes of nibbles, 64 of two more bits each, 16 signed scales, d.
 #[cube]
-pub(super) fn q6_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Array<f32>) {
+pub(super) fn q6_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
     let half = piece / 4;
     let place = (piece % 4) * 8;
     let d = scale(data, at + 208);
     #[unroll]
     for run in 0..4usize {
         let s = byte(data, at + 192 + half * 8 + comptime!(run * 2) + place / 16);
-        let factor = d * (f32::cast_from(s ^ 0x80u32) - 128.0f32);
+        out.factors[run] = d * number(s ^ 0x80u32, 128u32);
         #[unroll]
         for j in 0..2usize {
             // Runs 0 and 2 share one byte for a value, 1 and 3 another.
@@ -149,7 +154,7 @@ pub(super) fn q6_k(data: &Array<u32>, at: usize, piece: usize, values: &mut Arra
             for i in 0..4usize {
                 let code = bits(low, i, comptime!((run / 2) * 4), 15u32)
                     | (bits(high, i, comptime!(2 * run), 3u32) << 4);
-                values[comptime!(run * 8 + j * 4 + i)] = factor * (f32::cast_from(code) - 32.0f32);
+                out.codes[comptime!(run * 8 + j * 4 + i)] = number(code, 32u32);
             }
         }
     }

@@ -2,11 +2,11 @@
 //! spends its time in. It is bound by reading the weights, once each.
 //!
 //! A group of threads computes `rows` rows of the weight; a cube has `groups` groups.
-//! - Plain weights: a thread reads 16 bytes at a time, neighbours reading neighbours, and takes `x`
+//! - Plain weights: a thread reads four values at a time, neighbours reading neighbours, and takes `x`
 //!   straight from memory (it stays in the cache).
 //! - Blocks: a thread decodes a piece of 32 values. `x` lies in shared memory, padded so that
-//!   threads that read at a distance of 32 values meet different banks; it is staged [`TILE`] values
-//!   at a time (fewer for several rows of `x`).
+//!   threads that read at a distance of 32 values meet different banks; it is staged a
+//!   tile at a time.
 
 mod blocks;
 mod plain;
@@ -14,14 +14,9 @@ mod table;
 
 use cubecl::prelude::*;
 
-use crate::{
-    Format, Needs, Reduce,
-    common::{Builder, F4, U4},
-};
+use crate::{Format, Needs, Reduce, common::Builder};
 pub(crate) use table::table;
 
-/// Values of `x` in shared memory at a time, over all its rows.
-pub(crate) const TILE: usize = 2048;
 /// What 32 of them take there.
 pub(crate) const PADDED: usize = 36;
 
@@ -49,6 +44,8 @@ pub struct Params {
     pub columns: u32,
     /// Rows of `x`, at most [`MatVec::batch`].
     pub batch: u32,
+    /// The first of those rows, in `x` and in the result.
+    pub first: u32,
     /// Whether a bias is added; where none is, its buffer is not read.
     pub bias: bool,
 }
@@ -56,7 +53,7 @@ pub struct Params {
 impl Params {
     /// As the kernel reads them.
     pub fn words(&self) -> Vec<u32> {
-        vec![self.rows, self.columns, self.batch, self.bias as u32]
+        vec![self.rows, self.columns, self.batch, self.bias as u32, self.first]
     }
 }
 
@@ -73,8 +70,7 @@ impl MatVec {
     /// What the number of columns must be a multiple of.
     pub const fn columns_multiple(format: Format) -> usize {
         match format {
-            Format::F32 => 4,
-            Format::F16 => 8,
+            Format::F32 | Format::F16 => 4,
             _ => format.block_len(),
         }
     }
@@ -82,6 +78,12 @@ impl MatVec {
     /// Threads in a cube.
     pub const fn threads(self) -> u32 {
         self.groups * self.reduce.threads()
+    }
+
+    /// Columns of `x` in shared memory at a time. What must run anywhere stays below 16 KiB.
+    pub(crate) const fn tile(self) -> usize {
+        let values = if self.reduce.plane().is_some() { 4096 } else { 2048 };
+        values / self.batch as usize
     }
 
     /// Cubes for a weight of so many rows.
@@ -92,11 +94,8 @@ impl MatVec {
     /// Buffers: weight, `x`, bias, `params`; out.
     pub(crate) fn define(self) -> KernelDefinition {
         let mut b = Builder::new();
-        let w = if self.format.is_packed() { b.input::<u32>() } else { b.input::<U4>() };
-        let (x, bias, params) = (b.input::<F4>(), b.input::<f32>(), b.input::<u32>());
-        let out = b.output::<f32>();
         let expand = if self.format.is_packed() { blocks::expand } else { plain::expand };
-        expand(&mut b.inner.scope, [w, x, bias, params, out], self);
+        expand(&mut b, self);
         b.finish(self.threads(), &self.name())
     }
 }
@@ -114,6 +113,7 @@ fn finish(
 ) {
     let batch = params[2] as usize;
     let has_bias = params[3] != 0;
+    let x_first = params[4] as usize;
     let count = comptime!((kernel.rows * kernel.batch) as usize);
     crate::common::group_sums(sums, count, comptime!(kernel.groups as usize), kernel.reduce);
     if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
@@ -128,7 +128,8 @@ fn finish(
                 #[unroll]
                 for m in 0..comptime!(kernel.batch as usize) {
                     if m < batch {
-                        out[m * rows + row] = sums[comptime!(r * kernel.batch as usize + m)] + add;
+                        out[(x_first + m) * rows + row] =
+                            sums[comptime!(r * kernel.batch as usize + m)] + add;
                     }
                 }
             }

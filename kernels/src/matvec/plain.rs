@@ -1,14 +1,13 @@
-//! Weights of plain f32 or f16.
+//! Weights of plain f32 or f16, read four values at a time. (Words of two halves, taken apart by
+//! reinterpretation, would allow wider loads, but naga's WGSL cannot express that.)
 
-use cubecl::{
-    ir::{ManagedVariable, Scope},
-    prelude::*,
-};
+use cubecl::prelude::*;
+use half::f16;
 
 use super::{MatVec, finish, first_row};
 use crate::{
     Format,
-    common::{F4, H2, U4},
+    common::{Builder, F4},
 };
 
 /// Loads of the weight that a thread has under way for each row.
@@ -19,26 +18,9 @@ fn dot4(a: F4, b: F4) -> f32 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
 }
 
-/// Four f32 bit patterns with one vector of `x`.
 #[cube]
-fn dot_f32(w: U4, x: F4) -> f32 {
-    f32::reinterpret(w[0]) * x[0]
-        + f32::reinterpret(w[1]) * x[1]
-        + f32::reinterpret(w[2]) * x[2]
-        + f32::reinterpret(w[3]) * x[3]
-}
-
-/// Two halves of a word as f32, in lanes `first` and `first + 1`.
-#[cube]
-fn unpack(word: u32, into: &mut F4, #[comptime] first: usize) {
-    let pair = H2::reinterpret(word);
-    into[first] = f32::cast_from(pair[0]);
-    into[comptime!(first + 1)] = f32::cast_from(pair[1]);
-}
-
-#[cube]
-fn matvec(
-    weight: &Array<U4>,
+fn matvec<W: Float>(
+    weight: &Array<Vector<W, Const<4>>>,
     x: &Array<F4>,
     bias: &Array<f32>,
     params: &Array<u32>,
@@ -48,12 +30,11 @@ fn matvec(
     let batch_max = comptime!(kernel.batch as usize);
     let row_count = comptime!(kernel.rows as usize);
     let threads = comptime!(kernel.reduce.threads() as usize);
-    // Vectors of `x` that one vector of the weight meets.
-    let per = comptime!(if matches!(kernel.format, Format::F16) { 2usize } else { 1 });
 
     let rows = params[0] as usize;
-    let vectors = params[1] as usize / comptime!(4 * per);
+    let vectors = params[1] as usize / 4;
     let batch = params[2] as usize;
+    let x_first = params[4] as usize;
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(kernel);
 
@@ -69,7 +50,7 @@ fn matvec(
         starts[r] = min(first + r, rows - 1) * vectors;
     }
 
-    let mut held = Array::<U4>::new(comptime!(AHEAD * kernel.rows as usize));
+    let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
     let steps = (vectors + threads - 1) / threads;
     let mut step = 0usize.runtime();
     while step < steps {
@@ -88,28 +69,11 @@ fn matvec(
             if place < vectors {
                 #[unroll]
                 for m in 0..batch_max {
-                    let base = (min(m, batch - 1) * vectors + place) * per;
-                    let x0 = x[base];
-                    if comptime!(per == 2) {
-                        let x1 = x[base + 1];
-                        #[unroll]
-                        for r in 0..row_count {
-                            let w = held[comptime!(a * kernel.rows as usize + r)];
-                            let mut low = F4::empty();
-                            let mut high = F4::empty();
-                            unpack(w[0], &mut low, 0usize);
-                            unpack(w[1], &mut low, 2usize);
-                            unpack(w[2], &mut high, 0usize);
-                            unpack(w[3], &mut high, 2usize);
-                            sums[comptime!(r * kernel.batch as usize + m)] +=
-                                dot4(low, x0) + dot4(high, x1);
-                        }
-                    } else {
-                        #[unroll]
-                        for r in 0..row_count {
-                            let w = held[comptime!(a * kernel.rows as usize + r)];
-                            sums[comptime!(r * kernel.batch as usize + m)] += dot_f32(w, x0);
-                        }
+                    let part = x[(x_first + min(m, batch - 1)) * vectors + place];
+                    #[unroll]
+                    for r in 0..row_count {
+                        let w = F4::cast_from(held[comptime!(a * kernel.rows as usize + r)]);
+                        sums[comptime!(r * kernel.batch as usize + m)] += dot4(w, part);
                     }
                 }
             }
@@ -119,7 +83,18 @@ fn matvec(
     finish(&mut sums, bias, out, first, rows, params, kernel);
 }
 
-pub(super) fn expand(scope: &mut Scope, buffers: [ManagedVariable; 5], kernel: MatVec) {
-    let [w, x, bias, params, out] = buffers;
-    matvec::expand(scope, w.into(), x.into(), bias.into(), params.into(), out.into(), kernel);
+pub(super) fn expand(builder: &mut Builder, kernel: MatVec) {
+    if kernel.format == Format::F16 {
+        expand_as::<f16>(builder, kernel);
+    } else {
+        expand_as::<f32>(builder, kernel);
+    }
+}
+
+fn expand_as<W: Float>(b: &mut Builder, kernel: MatVec) {
+    let w = b.input::<Vector<W, Const<4>>>();
+    let (x, bias, params) = (b.input::<F4>(), b.input::<f32>(), b.input::<u32>());
+    let out = b.output::<f32>();
+    let scope = &mut b.inner.scope;
+    matvec::expand::<W>(scope, w.into(), x.into(), bias.into(), params.into(), out.into(), kernel);
 }

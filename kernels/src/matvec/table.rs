@@ -12,7 +12,7 @@ pub(crate) fn table() -> Vec<Kernel> {
             let mut add = |groups, rows, reduce| {
                 all.push(Kernel::MatVec(MatVec { format, batch, groups, rows, reduce }));
             };
-            for (groups, rows) in shapes(batch) {
+            for (groups, rows) in shapes(format, batch) {
                 add(*groups, *rows, Reduce::Plane(32));
             }
             add(4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16));
@@ -22,10 +22,11 @@ pub(crate) fn table() -> Vec<Kernel> {
 }
 
 /// Groups and rows worth trying.
-fn shapes(batch: u32) -> &'static [(u32, u32)] {
+fn shapes(format: Format, batch: u32) -> &'static [(u32, u32)] {
     match batch {
-        1 => &[(4, 1), (4, 2), (4, 4), (8, 2)],
-        2 | 4 => &[(4, 1), (4, 2)],
-        _ => &[(4, 1)],
+        1 if format.is_packed() => &[(4, 1), (8, 1), (8, 2), (4, 4), (8, 4), (8, 8)],
+        1 => &[(4, 1), (4, 2), (4, 4), (8, 1), (8, 2), (2, 4)],
+        2 | 4 => &[(4, 1), (4, 2), (8, 1)],
+        _ => &[(4, 1), (8, 1)],
     }
 }

@@ -9,15 +9,21 @@
 //! underneath this trait, and `autotune` costs seconds at the first product of each shape.
 
 mod adapter;
+mod cube;
+mod kv_cache;
+mod ops;
 mod server;
 
 pub use adapter::{AdapterError, WgpuAdapter, adapters};
 pub use burn_wgpu::WgpuDevice;
+pub use kv_cache::WgpuKvCache;
+pub use server::submissions;
 
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use cubecl::{Runtime, wgpu::WgpuRuntime};
 
-use super::{Backend, HostPacked, TensorKvCache};
+use super::{Backend, CacheError, HostPacked, RotaryStep};
 
 /// burn's cube backend over wgpu. Booleans take 32 bits, because WGSL can address nothing smaller.
 pub type Wgpu = CubeBackend<WgpuRuntime, f32, i32, u32>;
@@ -46,7 +52,74 @@ impl ShaderLanguage {
 
 impl Backend for Wgpu {
     type Packed = HostPacked;
-    type KvCache = TensorKvCache<Self>;
+    type KvCache = WgpuKvCache;
+
+    /// Matrices in f16 are read as they are; everything between them is f32, which costs nothing
+    /// beside the matrices and rounds nothing.
+    fn activation_dtype(_weights: DType) -> DType {
+        DType::F32
+    }
+
+    fn dense_linear(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        if let Some(out) = ops::few_rows(&x, &weight, bias.as_ref()) {
+            return out;
+        }
+        let [rows, columns] = x.dims();
+        if x.dtype() == DType::F32
+            && weight.dtype() == DType::F16
+            && rows > ops::FEW_ROWS
+            && columns.is_multiple_of(4)
+        {
+            // For many rows burn's product wants one type: the smaller one, which matrix units
+            // take. The result is rounded to f16 on the way.
+            let out = super::ops::linear(x.cast(DType::F16), weight, None).cast(DType::F32);
+            return super::ops::add_bias(out, bias);
+        }
+        super::ops::linear(x, weight, bias)
+    }
+
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        match ops::rms_norm(&x, None, &weight, epsilon) {
+            Some([_, out]) => out,
+            None => super::ops::rms_norm(x, weight, epsilon),
+        }
+    }
+
+    fn add_rms_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> [Tensor<Self, 2>; 2] {
+        if let Some(both) = ops::rms_norm(&x, Some(&residual), &weight, epsilon) {
+            return both;
+        }
+        let sum = x + residual;
+        [sum.clone(), Self::rms_norm(sum, weight, epsilon)]
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        ops::swiglu(&gate, &up).unwrap_or_else(|| super::ops::swiglu(gate, up))
+    }
+
+    fn rotary_attention(
+        projections: [Tensor<Self, 2>; 3],
+        head_dim: usize,
+        step: &RotaryStep<Self>,
+        cache: Option<&mut WgpuKvCache>,
+    ) -> Result<Tensor<Self, 2>, CacheError> {
+        let Some(cache) = cache else {
+            return super::ops::rotary_attention(projections, head_dim, step, None);
+        };
+        match cache.rotary_attention(&projections, step) {
+            Some(out) => out,
+            None => super::ops::rotary_attention(projections, head_dim, step, Some(cache)),
+        }
+    }
 
     fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {
         weight

@@ -4,9 +4,12 @@
 //! therefore always gets SPIR-V, unless the server is put together by hand with the features that
 //! WGSL can express: that is what [`wgsl_server`] does. Nothing else differs from cubecl's own.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuRuntime, WgpuSetup, init_device};
@@ -51,12 +54,28 @@ pub(super) fn open(
         queue,
         backend: adapter.info.backend,
     };
-    if language != ShaderLanguage::Wgsl {
-        return Ok(init_device(setup, options));
-    }
-    let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
-    let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
+    let queue = setup.queue.clone();
+    let id = if language == ShaderLanguage::Wgsl {
+        let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
+        let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
+        id
+    } else {
+        init_device(setup, options)
+    };
+    let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
+    queues.get_or_insert_default().insert(id.clone(), queue);
     Ok(id)
+}
+
+static QUEUES: Mutex<Option<HashMap<WgpuDevice, wgpu::Queue>>> = Mutex::new(None);
+
+/// How often work was submitted to a device so far, for measuring. Asking counts as once, because
+/// the queue tells its number only when something is submitted.
+pub fn submissions(device: &WgpuDevice) -> Option<u64> {
+    let queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = queues.as_ref()?.get(device)?.submit([]);
+    // wgpu keeps the number private, but prints it.
+    format!("{index:?}").chars().filter(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
 /// A device with the features that SPIR-V (or MSL) code may use.

@@ -1,0 +1,361 @@
+//! The cache on a GPU: one buffer of keys and one of values for a layer, written in place by the
+//! kernel that turns the keys, and read in place by the attention kernels.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::{
+    Runtime,
+    server::Handle,
+    wgpu::WgpuRuntime,
+    zspace::{Strides, metadata::Metadata},
+};
+use metal_candle_kernels::{
+    Kernel, Reduce,
+    attention::{self, Decode, Merge},
+    rope::{self, RopeAppend},
+};
+
+use super::{Wgpu, WgpuDevice, cube};
+use crate::{
+    backend::{
+        AttentionOptions, Backend, CacheError, KvCache, KvCacheShape, RopeOrder, RotaryStep,
+        kv_cache::check_append,
+    },
+    dispatch::{Kernels, choose},
+};
+
+/// Query rows of a sequence up to which the decode kernels are used.
+const FEW_ROWS: usize = 8;
+
+/// Keys and values as `[batch, kv_heads, capacity, head_dim]`.
+#[derive(Clone, Debug)]
+pub struct WgpuKvCache {
+    shape: KvCacheShape,
+    dtype: DType,
+    device: WgpuDevice,
+    kernels: Arc<Kernels>,
+    /// Taken at the first position. A clone shares them until one of both writes.
+    buffers: Option<Arc<[Handle; 2]>>,
+    len: usize,
+    written: u64,
+}
+
+/// Hidden positions at the front of each sequence, as kernels read them.
+fn padding(options: &AttentionOptions) -> Vec<u32> {
+    match &options.left_padding {
+        Some(padding) => padding.iter().map(|&p| p as u32).collect(),
+        None => vec![0],
+    }
+}
+
+impl WgpuKvCache {
+    fn bytes(&self) -> usize {
+        self.shape.bytes(self.shape.capacity, self.dtype) as usize / 2
+    }
+
+    fn is_f16(&self) -> bool {
+        self.dtype == DType::F16
+    }
+
+    /// The buffers to write to: nobody else's.
+    fn writable(&mut self) -> Arc<[Handle; 2]> {
+        let buffers = match self.buffers.take() {
+            Some(buffers) if Arc::strong_count(&buffers) == 1 => buffers,
+            Some(shared) => Arc::new([0, 1].map(|i| self.copy_of(&shared[i]))),
+            None => Arc::new([0, 1].map(|_| self.kernels.empty(self.bytes()))),
+        };
+        self.buffers = Some(buffers.clone());
+        buffers
+    }
+
+    fn copy_of(&self, handle: &Handle) -> Handle {
+        let shape = self.shape;
+        let extent = [shape.batch, shape.kv_heads, shape.capacity, shape.head_dim];
+        let client = WgpuRuntime::client(&self.device);
+        let tensor = CubeTensor::new_contiguous(
+            client,
+            self.device.clone(),
+            Shape::from(extent),
+            handle.clone(),
+            self.dtype,
+        );
+        tensor.copy().handle
+    }
+
+    /// The keys or values that are held, where they lie.
+    fn view(&self, handle: &Handle) -> Tensor<Wgpu, 4> {
+        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
+        let shape = Shape::from([batch, kv_heads, self.len, head_dim]);
+        let strides =
+            Strides::new(&[kv_heads * capacity * head_dim, capacity * head_dim, head_dim, 1]);
+        let tensor = CubeTensor::new(
+            WgpuRuntime::client(&self.device),
+            handle.clone(),
+            Metadata::new(shape, strides),
+            self.device.clone(),
+            self.dtype,
+        );
+        Tensor::from_primitive(TensorPrimitive::Float(tensor))
+    }
+
+    /// What the decode kernels need for `rows` new positions.
+    fn attention_params(
+        &self,
+        len: usize,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> attention::Params {
+        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
+        let mut params = attention::Params {
+            batch: batch as u32,
+            len: rows as u32,
+            heads: heads as u32,
+            kv_heads: kv_heads as u32,
+            keys: len as u32,
+            capacity: capacity as u32,
+            start: 0,
+            splits: 1,
+            scale: options.scale_for(head_dim),
+            soft_cap: options.softcap.unwrap_or(0.0),
+            // A window as long as everything hides nothing; 0 would mean that.
+            window: options.window.map_or(0, |window| window.min(len).max(1) as u32),
+            causal: options.causal,
+            padded: options.left_padding.is_some(),
+        };
+        params.splits = choose::splits(&params);
+        params
+    }
+
+    fn decode_kernel(&self, params: &attention::Params) -> Decode {
+        let rows = params.rows_per_kv_head().next_power_of_two().min(8);
+        let reduce = match self.kernels.plane() {
+            Some(32) => Reduce::Plane(32),
+            _ => Reduce::Shared(64),
+        };
+        Decode { dim: self.shape.head_dim as u32, f16: self.is_f16(), rows, reduce }
+    }
+
+    /// Whether the decode kernels take these query rows.
+    fn decodes(&self, rows: usize, heads: usize) -> bool {
+        let KvCacheShape { kv_heads, head_dim, .. } = self.shape;
+        (1..=FEW_ROWS).contains(&rows)
+            && heads.is_multiple_of(kv_heads)
+            && head_dim.is_multiple_of(8)
+            && head_dim <= 256
+            && self.len > 0
+    }
+
+    /// Attention of `q: [batch, rows, heads, dim]` in f32 over all that is held; the output as `q`.
+    fn decode(
+        &self,
+        q: &Handle,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> Option<Handle> {
+        let [keys, values] = &**self.buffers.as_ref()?;
+        let params = self.attention_params(self.len, rows, heads, options);
+        let padding = self.kernels.params(padding(options));
+        let dim = self.shape.head_dim as u32;
+        let parts = params.parts() as usize;
+        let vectors = cube::empty(&self.kernels, parts * dim as usize);
+        let ends = cube::empty(&self.kernels, parts * 2);
+        let out = cube::empty(&self.kernels, (params.rows() * dim) as usize);
+        let kernel = self.decode_kernel(&params);
+        let words = params.words();
+        // SAFETY: the buffers have the extents that the parameters state.
+        unsafe {
+            self.kernels.launch(
+                Kernel::Decode(kernel),
+                kernel.cubes(&params),
+                &[q, keys, values, &padding],
+                words.clone(),
+                &[&vectors, &ends],
+            )
+        }
+        .ok()?;
+        let merge = Merge { dim };
+        // SAFETY: as above.
+        unsafe {
+            self.kernels.launch(
+                Kernel::Merge(merge),
+                merge.cubes(&params),
+                &[&vectors, &ends],
+                words,
+                &[&out],
+            )
+        }
+        .ok()?;
+        Some(out)
+    }
+
+    fn rope_params(
+        &self,
+        rows: usize,
+        heads: usize,
+        start: usize,
+        per_sequence: bool,
+    ) -> rope::Params {
+        rope::Params {
+            batch: self.shape.batch as u32,
+            len: rows as u32,
+            heads: heads as u32,
+            kv_heads: self.shape.kv_heads as u32,
+            dim: self.shape.head_dim as u32,
+            capacity: self.shape.capacity as u32,
+            start: start as u32,
+            per_sequence,
+        }
+    }
+
+    /// Turns queries and keys and writes keys and values; gives the turned queries.
+    /// `buffers` are q, k, v, cosines and sines, `q_len` the values of q.
+    fn rope_append(
+        &mut self,
+        buffers: [&Handle; 5],
+        q_len: usize,
+        params: rope::Params,
+        order: RopeOrder,
+    ) -> Option<Handle> {
+        let f16 = self.is_f16();
+        let target = self.writable();
+        let turned = cube::empty(&self.kernels, q_len.max(1));
+        let kernel = RopeAppend { adjacent: order == RopeOrder::AdjacentPairs, f16 };
+        // SAFETY: the callers checked the shapes that the parameters state.
+        unsafe {
+            self.kernels.launch(
+                Kernel::RopeAppend(kernel),
+                params.cubes(),
+                &buffers,
+                params.words(),
+                &[&turned, &target[0], &target[1]],
+            )
+        }
+        .ok()?;
+        self.written += self.shape.bytes(params.len as usize, self.dtype);
+        self.len += params.len as usize;
+        Some(turned)
+    }
+
+    /// Rotation, cache and attention by kernels; `None` where they do not take it.
+    pub(super) fn rotary_attention(
+        &mut self,
+        [q, k, v]: &[Tensor<Wgpu, 2>; 3],
+        step: &RotaryStep<Wgpu>,
+    ) -> Option<Result<Tensor<Wgpu, 2>, CacheError>> {
+        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
+        let [rows, width] = q.dims();
+        let (len, heads) = (step.len, width / head_dim);
+        let expected = [rows, kv_heads * head_dim];
+        if [q, k, v].iter().any(|t| t.dtype() != DType::F32)
+            || step.batch != batch
+            || rows != batch * len
+            || k.dims() != expected
+            || v.dims() != expected
+            || !head_dim.is_multiple_of(2)
+            || len == 0
+        {
+            return None;
+        }
+        if self.len + len > capacity {
+            return Some(Err(CacheError::Full { len: self.len, capacity, new: len }));
+        }
+        let per_sequence = step.cos.dims()[0] > 1;
+        let params = self.rope_params(len, heads, self.len, per_sequence);
+        let [q, k, v] = [q, k, v].map(|t| cube::contiguous(t.clone()));
+        let [cos, sin] = [&step.cos, &step.sin].map(|t| cube::contiguous(t.clone()));
+        let buffers = [&q.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
+        let turned = self.rope_append(buffers, rows * width, params, step.order)?;
+        if self.decodes(len, heads)
+            && let Some(out) = self.decode(&turned, len, heads, &step.options)
+        {
+            return Some(Ok(cube::floats(&self.device, [rows, width], out)));
+        }
+        let turned = cube::floats(&self.device, [batch, len, heads, head_dim], turned);
+        let out = self.attend_by_operations(turned.swap_dims(1, 2), &step.options);
+        Some(Ok(out.swap_dims(1, 2).reshape([rows, width])))
+    }
+
+    fn attend_by_operations(
+        &self,
+        q: Tensor<Wgpu, 4>,
+        options: &AttentionOptions,
+    ) -> Tensor<Wgpu, 4> {
+        let Some(buffers) = &self.buffers else { return q.zeros_like() };
+        let [k, v] = [0, 1].map(|i| self.view(&buffers[i]));
+        Wgpu::scaled_dot_product_attention(q, k, v, options)
+    }
+}
+
+impl KvCache<Wgpu> for WgpuKvCache {
+    fn new(shape: KvCacheShape, dtype: DType, device: &WgpuDevice) -> Self {
+        let kernels = Kernels::of(device);
+        Self { shape, dtype, device: device.clone(), kernels, buffers: None, len: 0, written: 0 }
+    }
+
+    fn shape(&self) -> KvCacheShape {
+        self.shape
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn append(&mut self, k: Tensor<Wgpu, 4>, v: Tensor<Wgpu, 4>) -> Result<(), CacheError> {
+        let new = check_append(&self.shape, self.len, &k, &v)?;
+        if new == 0 {
+            return Ok(());
+        }
+        // The kernel that turns keys, turning by nothing, and without queries.
+        let KvCacheShape { batch, kv_heads, head_dim, .. } = self.shape;
+        let flat = |t: Tensor<Wgpu, 4>| {
+            let flat = t.cast(DType::F32).swap_dims(1, 2);
+            cube::contiguous::<2>(flat.reshape([batch * new, kv_heads * head_dim]))
+        };
+        let (k, v) = (flat(k), flat(v));
+        let angles = [1, new, head_dim / 2];
+        let cos = cube::contiguous(Tensor::<Wgpu, 3>::ones(angles, (&self.device, DType::F32)));
+        let sin = cube::contiguous(Tensor::<Wgpu, 3>::zeros(angles, (&self.device, DType::F32)));
+        let params = self.rope_params(new, 0, self.len, false);
+        let buffers = [&k.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
+        // No kernel can be missing here: it needs nothing but the cache's own type.
+        let _ = self.rope_append(buffers, 0, params, RopeOrder::HalfSplit);
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    fn attend(&self, q: Tensor<Wgpu, 4>, options: &AttentionOptions) -> Tensor<Wgpu, 4> {
+        let [batch, heads, rows, dim] = q.dims();
+        let dtype = q.dtype();
+        if self.len == 0 {
+            return q.zeros_like();
+        }
+        if self.decodes(rows, heads) {
+            let by_row = cube::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
+            if let Some(out) = self.decode(&by_row.handle, rows, heads, options) {
+                let out = cube::floats(&self.device, [batch, rows, heads, dim], out);
+                return out.swap_dims(1, 2).cast(dtype);
+            }
+        }
+        self.attend_by_operations(q, options)
+    }
+
+    fn prepare(&self, heads: usize, step: &RotaryStep<Wgpu>) {
+        let per_sequence = step.cos.dims()[0] > 1;
+        let rope = self.rope_params(step.len, heads, self.len, per_sequence);
+        self.kernels.params(rope.words());
+        self.kernels.params(padding(&step.options));
+        let len = self.len + step.len;
+        self.kernels.params(self.attention_params(len, step.len, heads, &step.options).words());
+    }
+
+    fn bytes_written(&self) -> u64 {
+        self.written
+    }
+}

@@ -1,0 +1,145 @@
+//! The operations that have kernels. Each gives its arguments back where no kernel takes them.
+
+use burn::tensor::{DType, Tensor};
+use metal_candle_kernels::{Format, Kernel, Reduce, matvec, norm, swiglu};
+
+use super::{Wgpu, cube};
+use crate::dispatch::{Kernels, choose};
+
+/// Rows of `x` up to which a product is made by the matrix-vector kernels.
+pub(super) const FEW_ROWS: usize = 64;
+/// Rows that one launch takes.
+const ROWS_AT_ONCE: usize = 8;
+
+fn is_f32<const D: usize>(tensor: &Tensor<Wgpu, D>) -> bool {
+    tensor.dtype() == DType::F32
+}
+
+/// How a plain matrix is stored, if kernels read it.
+fn plain_format(dtype: DType) -> Option<Format> {
+    match dtype {
+        DType::F32 => Some(Format::F32),
+        DType::F16 => Some(Format::F16),
+        _ => None,
+    }
+}
+
+/// How a group of threads adds up on this device.
+pub(super) fn reduce(kernels: &Kernels) -> Reduce {
+    match kernels.plane() {
+        Some(32) => Reduce::Plane(32),
+        _ => Reduce::Shared(16),
+    }
+}
+
+/// `x · wᵀ + bias` for a few rows of f32.
+pub(super) fn few_rows(
+    x: &Tensor<Wgpu, 2>,
+    weight: &Tensor<Wgpu, 2>,
+    bias: Option<&Tensor<Wgpu, 1>>,
+) -> Option<Tensor<Wgpu, 2>> {
+    let format = plain_format(weight.dtype())?;
+    let ([batch, columns], [rows, _]) = (x.dims(), weight.dims());
+    if !is_f32(x)
+        || bias.is_some_and(|bias| !is_f32(bias))
+        || !(1..=FEW_ROWS).contains(&batch)
+        || rows == 0
+        || columns == 0
+        || !columns.is_multiple_of(matvec::MatVec::columns_multiple(format))
+    {
+        return None;
+    }
+    let device = x.device();
+    let kernels = Kernels::of(&device);
+    let x = cube::contiguous(x.clone());
+    let weight = cube::contiguous(weight.clone());
+    let has_bias = bias.is_some();
+    let bias = bias.map(|bias| cube::contiguous(bias.clone()));
+    let bias = bias.as_ref().map_or(&x.handle, |bias| &bias.handle);
+    let out = cube::empty(&kernels, batch * rows);
+    for first in (0..batch).step_by(ROWS_AT_ONCE) {
+        let params = matvec::Params {
+            rows: rows as u32,
+            columns: columns as u32,
+            batch: (batch - first).min(ROWS_AT_ONCE) as u32,
+            first: first as u32,
+            bias: has_bias,
+        };
+        let kernel = choose::matvec(&kernels, format, &params);
+        // SAFETY: the sizes are those of the tensors, which are contiguous.
+        unsafe {
+            kernels.launch(
+                Kernel::MatVec(kernel),
+                kernel.cubes(params.rows),
+                &[&weight.handle, &x.handle, bias],
+                params.words(),
+                &[&out],
+            )
+        }
+        .ok()?;
+    }
+    Some(cube::floats(&device, [batch, rows], out))
+}
+
+/// The norm of `x` (plus a residual), and that sum.
+pub(super) fn rms_norm(
+    x: &Tensor<Wgpu, 2>,
+    residual: Option<&Tensor<Wgpu, 2>>,
+    weight: &Tensor<Wgpu, 1>,
+    epsilon: f64,
+) -> Option<[Tensor<Wgpu, 2>; 2]> {
+    let [rows, columns] = x.dims();
+    if !is_f32(x) || !is_f32(weight) || residual.is_some_and(|r| !is_f32(r)) || rows * columns == 0
+    {
+        return None;
+    }
+    let device = x.device();
+    let kernels = Kernels::of(&device);
+    let kernel = norm::RmsNorm { residual: residual.is_some(), reduce: reduce(&kernels) };
+    let params =
+        norm::Params { rows: rows as u32, columns: columns as u32, epsilon: epsilon as f32 };
+    let weight = cube::contiguous(weight.clone());
+    let out = cube::empty(&kernels, rows * columns);
+    let x_in = cube::contiguous(x.clone());
+    let launch = |inputs: &[_], outputs: &[_]| {
+        // SAFETY: the sizes are those of the tensors, which are contiguous.
+        unsafe {
+            kernels.launch(Kernel::RmsNorm(kernel), params.rows, inputs, params.words(), outputs)
+        }
+    };
+    let sum = if let Some(residual) = residual {
+        let residual = cube::contiguous(residual.clone());
+        let sum = cube::empty(&kernels, rows * columns);
+        launch(&[&x_in.handle, &residual.handle, &weight.handle], &[&sum, &out]).ok()?;
+        cube::floats(&device, [rows, columns], sum)
+    } else {
+        launch(&[&x_in.handle, &weight.handle], &[&out]).ok()?;
+        x.clone()
+    };
+    Some([sum, cube::floats(&device, [rows, columns], out)])
+}
+
+/// `silu(gate) · up`.
+pub(super) fn swiglu(gate: &Tensor<Wgpu, 2>, up: &Tensor<Wgpu, 2>) -> Option<Tensor<Wgpu, 2>> {
+    let [rows, columns] = gate.dims();
+    if !is_f32(gate) || !is_f32(up) || !columns.is_multiple_of(4) || rows * columns == 0 {
+        return None;
+    }
+    let device = gate.device();
+    let kernels = Kernels::of(&device);
+    let params = swiglu::Params { rows: rows as u32, columns: columns as u32 };
+    let (gate, up) = (cube::contiguous(gate.clone()), cube::contiguous(up.clone()));
+    let out = cube::empty(&kernels, rows * columns);
+    // SAFETY: the sizes are those of the tensors, which are contiguous.
+    unsafe {
+        kernels.launch(
+            Kernel::SwiGlu(swiglu::SwiGlu { joined: false }),
+            swiglu::SwiGlu::cubes(&params),
+            &[&gate.handle, &up.handle],
+            params.words(),
+            &[&out],
+        )
+    }
+    .ok()?;
+    Some(cube::floats(&device, [rows, columns], out))
+}

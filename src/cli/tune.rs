@@ -1,0 +1,134 @@
+//! `tune`: times the kernels that fit, and keeps the fastest.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use metal_candle::{
+    Device,
+    device::DeviceError,
+    dispatch::{
+        Kernels,
+        tune::{Timing, Tuner, matvec_class},
+    },
+};
+use metal_candle_kernels::{Format, Reduce, attention, matvec};
+use serde_json::json;
+
+use super::{
+    Failure,
+    args::{Format as OutputFormat, TuneArgs},
+};
+
+/// Launches in a sample.
+const REPEATS: usize = 50;
+
+pub fn run(args: &TuneArgs) -> Result<(), Failure> {
+    let (device, why) = Device::open(args.device)?;
+    let Device::Wgpu { device: wgpu, .. } = &device else {
+        return Err(DeviceError::Unavailable {
+            device: "tune",
+            reason: "kernels run on a GPU: name one with --device vulkan, metal or wgpu",
+        }
+        .into());
+    };
+    eprintln!("tuning {} ({why})", device.describe());
+    let kernels = Kernels::of(wgpu);
+    let tuner = Tuner::new(&kernels, args.repeats.unwrap_or(REPEATS));
+    let ceiling = tuner.copy_bandwidth(args.copy_bytes)?;
+    let text = args.format == OutputFormat::Text;
+    if text {
+        println!("copy, read and written together: {:.1} GB/s", ceiling / 1e9);
+    }
+    let mut report = Vec::new();
+    let mut say = |label: String, timing: &Timing, ceiling: f64| {
+        let bandwidth = timing.bandwidth();
+        if text {
+            println!(
+                "{label:<36} {:<40} {:>9.2} us {:>8.1} GB/s {:>5.1} %",
+                timing.kernel,
+                timing.seconds * 1e6,
+                bandwidth / 1e9,
+                100.0 * bandwidth / ceiling
+            );
+        }
+        report.push(json!({
+            "shape": label, "kernel": timing.kernel, "microseconds": timing.seconds * 1e6,
+            "gb_per_second": bandwidth / 1e9, "share_of_copy": bandwidth / ceiling,
+        }));
+    };
+    let mut chosen: BTreeMap<String, String> = BTreeMap::new();
+    let budget = Duration::from_secs_f64(args.budget.max(0.0));
+    for &format in &args.formats {
+        for &(rows, columns) in &args.shapes {
+            if !(columns as usize).is_multiple_of(matvec::MatVec::columns_multiple(format)) {
+                eprintln!("{}: rows of {columns} are no whole number of blocks", format.name());
+                continue;
+            }
+            for &batch in &args.batch {
+                let params = matvec::Params { rows, columns, batch, first: 0, bias: false };
+                let timings = tuner.matvec(format, &params, budget)?;
+                let class = matvec_class(format, &params);
+                for timing in timings.iter().take(args.top) {
+                    say(class.clone(), timing, ceiling);
+                }
+                if let Some(best) = timings.first() {
+                    chosen.insert(class, best.kernel.clone());
+                }
+            }
+        }
+    }
+    for &keys in &args.keys {
+        let params = attention::Params {
+            batch: 1,
+            len: 1,
+            heads: 32,
+            kv_heads: 8,
+            keys,
+            capacity: keys,
+            start: 0,
+            splits: 1,
+            scale: 0.125,
+            soft_cap: 0.0,
+            window: 0,
+            causal: true,
+            padded: false,
+        };
+        for dim in [64, 128] {
+            let reduce = match kernels.plane() {
+                Some(32) => Reduce::Plane(32),
+                _ => Reduce::Shared(64),
+            };
+            let decode = attention::Decode { dim, f16: kernels.f16(), rows: 4, reduce };
+            for (splits, timing) in tuner.attention(decode, params)?.iter().take(args.top) {
+                say(format!("attention d{dim} {keys} keys, {splits} parts"), timing, ceiling);
+            }
+        }
+    }
+    if args.format == OutputFormat::Json {
+        let device = device.describe();
+        println!(
+            "{}",
+            json!({"device": device, "copy_gb_per_second": ceiling / 1e9, "kernels": report})
+        );
+    }
+    kernels.choices().matvec.extend(chosen);
+    if let Some(path) = &args.save {
+        kernels.choices().save(path)?;
+    }
+    Ok(())
+}
+
+/// `4096x2048`: rows and columns.
+pub fn shape(text: &str) -> Result<(u32, u32), String> {
+    let parse = |part: &str| part.parse::<u32>().ok().filter(|&n| n > 0);
+    text.split_once('x')
+        .and_then(|(rows, columns)| Some((parse(rows)?, parse(columns)?)))
+        .ok_or_else(|| format!("{text:?} is no shape: expected ROWSxCOLUMNS"))
+}
+
+/// A format by its name.
+pub fn format(text: &str) -> Result<Format, String> {
+    Format::ALL.into_iter().find(|format| format.name() == text.to_lowercase()).ok_or_else(|| {
+        let all: Vec<String> = Format::ALL.into_iter().map(Format::name).collect();
+        format!("unknown format {text:?}: expected one of {}", all.join(", "))
+    })
+}

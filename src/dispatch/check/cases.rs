@@ -1,0 +1,425 @@
+//! The cases of each family: every variant, at lengths that are no multiple of any tile.
+
+use half::f16;
+use metal_candle_kernels::{
+    Format, Kernel,
+    attention::{self, Decode, Merge},
+    copy::Copy,
+    dequantise::{self, Dequantise},
+    matvec::{self, MatVec},
+    norm::{self, RmsNorm},
+    rope::{self, RopeAppend},
+    swiglu::{self, SwiGlu},
+};
+
+use super::{Buffer, Case, Expected, noise::Noise, reference};
+use crate::quant::{self, Encoding};
+
+/// Sums of thousands of products in f32, in another order.
+const SUMS: f64 = 2e-5;
+/// A few operations in f32; `exp` and `tanh` of GPUs.
+const FEW: f64 = 1e-5;
+/// One rounding to f16.
+const HALF: f64 = 1e-3;
+
+/// The cases of a kernel, none of them large.
+pub fn cases(kernel: Kernel) -> Vec<Case> {
+    match kernel {
+        Kernel::Copy(copy) => vec![copied(kernel, copy)],
+        Kernel::MatVec(variant) => matvec_cases(kernel, variant),
+        Kernel::Dequantise(variant) => dequantised(kernel, variant),
+        Kernel::RmsNorm(variant) => norms(kernel, variant),
+        Kernel::SwiGlu(variant) => swiglus(kernel, variant),
+        Kernel::RopeAppend(variant) => ropes(kernel, variant),
+        Kernel::Decode(variant) => attentions(kernel, variant),
+        Kernel::Merge(variant) => merges(kernel, variant),
+    }
+}
+
+fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(values).to_vec()
+}
+
+fn input<T: bytemuck::NoUninit>(values: &[T]) -> Buffer {
+    Buffer::Input(bytes_of(values))
+}
+
+fn output(values: Vec<f64>, tolerance: f64) -> Buffer {
+    Buffer::Output(Expected { values, f16: false, tolerance })
+}
+
+fn copied(kernel: Kernel, copy: Copy) -> Case {
+    let source = Noise::new(1).floats(2 * copy.bytes_per_cube() / 4);
+    let expected = source.iter().map(|v| f64::from(*v)).collect();
+    Case {
+        kernel,
+        label: "2 cubes".into(),
+        cubes: 2,
+        buffers: vec![input(&source), output(expected, 0.0)],
+    }
+}
+
+/// A matrix as a kernel reads it, and its values.
+fn matrix(noise: &mut Noise, format: Format, values: usize) -> (Vec<u8>, Vec<f64>) {
+    match format {
+        Format::F32 => {
+            let all = noise.floats(values);
+            (bytes_of(&all), all.into_iter().map(f64::from).collect())
+        }
+        Format::F16 => {
+            let all = noise.halves(values);
+            (bytes_of(&all), all.into_iter().map(f16::to_f64).collect())
+        }
+        _ => {
+            let mut bytes = noise.blocks(format, values);
+            let name = format!("{format:?}");
+            let encoding = Encoding::ALL.into_iter().find(|e| e.name() == name);
+            let mut out = vec![0.0f32; values];
+            let decoded = encoding.map(|e| quant::dequantize(e, &bytes, &mut out));
+            // A format without a reference must not pass.
+            if !matches!(decoded, Some(Ok(()))) {
+                out.fill(f32::INFINITY);
+            }
+            // Kernels read whole words.
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            (bytes, out.into_iter().map(f64::from).collect())
+        }
+    }
+}
+
+fn matvec_cases(kernel: Kernel, variant: MatVec) -> Vec<Case> {
+    let format = variant.format;
+    let unit = MatVec::columns_multiple(format);
+    // One block; several, past one tile of `x`; and a row that a group goes through more than once.
+    let columns = [unit, unit * (2100 / unit).max(9), unit * (680 / unit).max(3)];
+    let rows = [1, 37, 5];
+    (0..3)
+        .map(|i| {
+            let (rows, columns) = (rows[i], columns[i]);
+            // The last case has fewer rows of `x` than the kernel can take.
+            let batch =
+                if i == 2 { (variant.batch - variant.batch / 4).max(1) } else { variant.batch };
+            let bias = i > 0;
+            let mut noise = Noise::new(2 + i as u64);
+            let (bytes, weight) = matrix(&mut noise, format, rows * columns);
+            // One of them begins at a later row of `x`.
+            let first = if i == 1 { 2 } else { 0 };
+            let x = noise.floats((first + batch) as usize * columns);
+            let added = noise.floats(rows);
+            let mut expected = reference::matvec(&weight, &x, bias.then_some(&added), rows);
+            expected[..first as usize * rows].fill(f64::NAN);
+            let params =
+                matvec::Params { rows: rows as u32, columns: columns as u32, batch, first, bias };
+            Case {
+                kernel,
+                label: format!("[{rows}, {columns}] x {batch}"),
+                cubes: variant.cubes(params.rows),
+                buffers: vec![
+                    Buffer::Input(bytes),
+                    input(&x),
+                    input(&added),
+                    input(&params.words()),
+                    output(expected, SUMS),
+                ],
+            }
+        })
+        .collect()
+}
+
+fn dequantised(kernel: Kernel, variant: Dequantise) -> Vec<Case> {
+    let format = variant.format;
+    let columns = 3 * format.block_len();
+    let source_rows = 7;
+    let (bytes, values) = matrix(&mut Noise::new(5), format, source_rows * columns);
+    // The last id is behind the end.
+    let ids = [6u32, 0, 3, 3, 7];
+    let rows = if variant.gather { ids.len() } else { source_rows };
+    let params = dequantise::Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        source_rows: source_rows as u32,
+    };
+    let row = |id: usize| match values.get(id * columns..(id + 1) * columns) {
+        Some(row) => row.to_vec(),
+        None => vec![0.0; columns],
+    };
+    let wanted: Vec<f64> = if variant.gather {
+        ids.iter().flat_map(|&id| row(id as usize)).collect()
+    } else {
+        values.clone()
+    };
+    let expected = if variant.f16 {
+        wanted.into_iter().map(|v| f16::from_f64(v).to_f64()).collect()
+    } else {
+        wanted
+    };
+    let mut buffers = vec![Buffer::Input(bytes)];
+    if variant.gather {
+        buffers.push(input(&ids));
+    }
+    buffers.push(input(&params.words()));
+    // Exact: the same operations in the same order, and one rounding for f16.
+    let tolerance = if variant.f16 { HALF } else { 0.0 };
+    buffers.push(Buffer::Output(Expected { values: expected, f16: variant.f16, tolerance }));
+    vec![Case {
+        kernel,
+        label: format!("{rows} rows of {columns}"),
+        cubes: Dequantise::cubes(&params),
+        buffers,
+    }]
+}
+
+fn norms(kernel: Kernel, variant: RmsNorm) -> Vec<Case> {
+    [(1, 1), (3, 257), (2, 576)]
+        .into_iter()
+        .map(|(rows, columns)| {
+            let mut noise = Noise::new(7);
+            let (x, residual) = (noise.floats(rows * columns), noise.floats(rows * columns));
+            let weight = noise.floats(columns);
+            let epsilon = 1e-5;
+            let sum: Vec<f64> = x
+                .iter()
+                .zip(&residual)
+                .map(|(x, r)| if variant.residual { f64::from(x + r) } else { f64::from(*x) })
+                .collect();
+            let expected = reference::rms_norm(&sum, &weight, f64::from(epsilon));
+            let params = norm::Params { rows: rows as u32, columns: columns as u32, epsilon };
+            let mut buffers = vec![input(&x)];
+            if variant.residual {
+                buffers.push(input(&residual));
+            }
+            buffers.extend([input(&weight), input(&params.words())]);
+            if variant.residual {
+                buffers.push(output(sum, FEW));
+            }
+            buffers.push(output(expected, FEW));
+            let label = format!("[{rows}, {columns}]");
+            Case { kernel, label, cubes: params.rows, buffers }
+        })
+        .collect()
+}
+
+fn swiglus(kernel: Kernel, variant: SwiGlu) -> Vec<Case> {
+    [(1, 4), (3, 172)]
+        .into_iter()
+        .map(|(rows, columns)| {
+            let mut noise = Noise::new(11);
+            let mut gate: Vec<f32> =
+                noise.floats(rows * columns).into_iter().map(|v| v * 10.0).collect();
+            // Where `exp` would leave f32.
+            gate[1] = -200.0;
+            gate[2] = 200.0;
+            let up = noise.floats(rows * columns);
+            let expected = gate.iter().zip(&up).map(|(g, u)| reference::swiglu(*g, *u)).collect();
+            let params = swiglu::Params { rows: rows as u32, columns: columns as u32 };
+            let mut buffers = if variant.joined {
+                let rows = gate.chunks(columns).zip(up.chunks(columns));
+                vec![input(&rows.flat_map(|(g, u)| [g, u].concat()).collect::<Vec<f32>>())]
+            } else {
+                vec![input(&gate), input(&up)]
+            };
+            buffers.extend([input(&params.words()), output(expected, FEW)]);
+            let label = format!("[{rows}, {columns}]");
+            Case { kernel, label, cubes: SwiGlu::cubes(&params), buffers }
+        })
+        .collect()
+}
+
+fn ropes(kernel: Kernel, variant: RopeAppend) -> Vec<Case> {
+    // One position each; and several that go round the end of the ring.
+    [(1, 1, 3, 1, 8, 5, 2, false), (2, 3, 4, 2, 64, 5, 3, true)]
+        .into_iter()
+        .map(|(batch, len, heads, kv_heads, dim, capacity, start, per_sequence)| {
+            let params =
+                rope::Params { batch, len, heads, kv_heads, dim, capacity, start, per_sequence };
+            let mut noise = Noise::new(13);
+            let rows = (batch * len) as usize;
+            let (heads, kv_heads, dim) = (heads as usize, kv_heads as usize, dim as usize);
+            let q = noise.floats(rows * heads * dim);
+            let k = noise.floats(rows * kv_heads * dim);
+            let v = noise.floats(rows * kv_heads * dim);
+            let angle_rows = if per_sequence { rows } else { len as usize };
+            let cos = noise.floats(angle_rows * dim / 2);
+            let sin = noise.floats(angle_rows * dim / 2);
+            let turn = |head: &[f32], row: usize| -> Vec<f64> {
+                let angle = if per_sequence { row } else { row % len as usize } * dim / 2;
+                let mut out = vec![0.0; dim];
+                for pair in 0..dim / 2 {
+                    let (i, j) = if variant.adjacent {
+                        (2 * pair, 2 * pair + 1)
+                    } else {
+                        (pair, pair + dim / 2)
+                    };
+                    let (a, b) = (f64::from(head[i]), f64::from(head[j]));
+                    let (c, s) = (f64::from(cos[angle + pair]), f64::from(sin[angle + pair]));
+                    out[i] = a * c - b * s;
+                    out[j] = b * c + a * s;
+                }
+                out
+            };
+            let turned: Vec<f64> =
+                q.chunks(dim).enumerate().flat_map(|(i, head)| turn(head, i / heads)).collect();
+            let cells = batch as usize * kv_heads * capacity as usize * dim;
+            let mut caches = [vec![f64::NAN; cells], vec![f64::NAN; cells]];
+            for row in 0..rows {
+                let (sequence, position) = (row / len as usize, row % len as usize);
+                let slot = (start as usize + position) % capacity as usize;
+                for head in 0..kv_heads {
+                    let from = (row * kv_heads + head) * dim;
+                    let to = ((sequence * kv_heads + head) * capacity as usize + slot) * dim;
+                    caches[0][to..to + dim].copy_from_slice(&turn(&k[from..from + dim], row));
+                    for i in 0..dim {
+                        caches[1][to + i] = f64::from(v[from + i]);
+                    }
+                }
+            }
+            let mut buffers: Vec<Buffer> = [&q, &k, &v, &cos, &sin].map(|b| input(b)).into();
+            buffers.extend([input(&params.words()), output(turned, FEW)]);
+            let tolerance = if variant.f16 { HALF } else { FEW };
+            buffers
+                .extend(caches.map(|values| {
+                    Buffer::Output(Expected { values, f16: variant.f16, tolerance })
+                }));
+            let label = format!("{batch} x {len} positions, dim {dim}");
+            Case { kernel, label, cubes: params.cubes(), buffers }
+        })
+        .collect()
+}
+
+/// Keys or values of a cache.
+fn cached(noise: &mut Noise, values: usize, f16: bool) -> (Buffer, Vec<f64>) {
+    let (bytes, values) = matrix(noise, if f16 { Format::F16 } else { Format::F32 }, values);
+    (Buffer::Input(bytes), values)
+}
+
+fn plain(keys: u32) -> attention::Params {
+    attention::Params {
+        batch: 1,
+        len: 1,
+        heads: 2,
+        kv_heads: 1,
+        keys,
+        capacity: keys,
+        start: 0,
+        splits: 1,
+        scale: 0.3,
+        soft_cap: 0.0,
+        window: 0,
+        causal: true,
+        padded: false,
+    }
+}
+
+/// One key; a ring with everything on; and a sequence that sees nothing.
+fn attentions(kernel: Kernel, variant: Decode) -> Vec<Case> {
+    let everything = attention::Params {
+        batch: 2,
+        len: 3,
+        heads: 6,
+        kv_heads: 2,
+        capacity: 150,
+        start: 90,
+        splits: 3,
+        soft_cap: 5.0,
+        window: 77,
+        padded: true,
+        ..plain(131)
+    };
+    let hidden =
+        attention::Params { batch: 2, splits: 2, padded: true, causal: false, ..plain(19) };
+    [(plain(1), vec![0]), (everything, vec![60, 130]), (hidden, vec![0, 19])]
+        .into_iter()
+        .map(|(params, padding)| {
+            let dim = variant.dim as usize;
+            let mut noise = Noise::new(17);
+            let q = noise.floats((params.rows() as usize) * dim);
+            let cells = (params.batch * params.kv_heads * params.capacity) as usize * dim;
+            let (keys, k) = cached(&mut noise, cells, variant.f16);
+            let (values, v) = cached(&mut noise, cells, variant.f16);
+            let [vectors, ends] = parts(&q, &k, &v, &padding, &params, dim);
+            Case {
+                kernel,
+                label: format!("{} x {} rows, {} keys", params.batch, params.len, params.keys),
+                cubes: variant.cubes(&params),
+                buffers: vec![
+                    input(&q),
+                    keys,
+                    values,
+                    input(&padding),
+                    input(&params.words()),
+                    output(vectors, SUMS),
+                    output(ends, SUMS),
+                ],
+            }
+        })
+        .collect()
+}
+
+/// What [`Decode`] leaves: the unnormalised vector, maximum and sum of each row and part.
+fn parts(
+    q: &[f32],
+    k: &[f64],
+    v: &[f64],
+    padding: &[u32],
+    params: &attention::Params,
+    dim: usize,
+) -> [Vec<f64>; 2] {
+    let splits = params.splits;
+    let part = params.keys.div_ceil(splits);
+    let rows = params.rows() as usize;
+    let mut vectors = vec![0.0; rows * splits as usize * dim];
+    let mut ends = vec![0.0; rows * splits as usize * 2];
+    for split in 0..splits {
+        let range = split * part..((split + 1) * part).min(params.keys);
+        for row in 0..rows {
+            let place = row * splits as usize + split as usize;
+            let (vector, best, sum) =
+                reference::attention_part(q, k, v, padding, params, dim, row, range.clone());
+            vectors[place * dim..(place + 1) * dim].copy_from_slice(&vector);
+            // Of a row that sees nothing here, only the sum matters.
+            ends[place * 2] = if sum == 0.0 { f64::NAN } else { best };
+            ends[place * 2 + 1] = sum;
+        }
+    }
+    [vectors, ends]
+}
+
+fn merges(kernel: Kernel, variant: Merge) -> Vec<Case> {
+    let dim = variant.dim as usize;
+    let params = attention::Params { splits: 3, ..plain(40) };
+    let mut noise = Noise::new(19);
+    let rows = params.rows() as usize;
+    let vectors = noise.floats(rows * 3 * dim);
+    // The last row saw nothing anywhere, and one part of the first row saw nothing.
+    let mut ends = noise.floats(rows * 3 * 2);
+    for (i, sum) in ends.iter_mut().enumerate().filter(|(i, _)| i % 2 == 1) {
+        *sum = if i / 6 == rows - 1 { 0.0 } else { sum.abs() + 0.5 };
+    }
+    ends[0] = -1.0e30;
+    ends[1] = 0.0;
+    let mut vectors_in = vectors.clone();
+    vectors_in[..dim].fill(0.0);
+    let expected = (0..rows)
+        .flat_map(|row| {
+            let end = |split: usize, i: usize| f64::from(ends[(row * 3 + split) * 2 + i]);
+            let best = (0..3).map(|s| end(s, 0)).fold(f64::MIN, f64::max);
+            let weight: Vec<f64> = (0..3).map(|s| (end(s, 0) - best).exp()).collect();
+            let sum: f64 = (0..3).map(|s| weight[s] * end(s, 1)).sum();
+            let value = |i: usize| -> f64 {
+                (0..3).map(|s| weight[s] * f64::from(vectors_in[(row * 3 + s) * dim + i])).sum()
+            };
+            (0..dim).map(move |i| if sum == 0.0 { 0.0 } else { value(i) / sum }).collect::<Vec<_>>()
+        })
+        .collect();
+    vec![Case {
+        kernel,
+        label: "3 parts".into(),
+        cubes: variant.cubes(&params),
+        buffers: vec![
+            input(&vectors_in),
+            input(&ends),
+            input(&params.words()),
+            output(expected, FEW),
+        ],
+    }]
+}

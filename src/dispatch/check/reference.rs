@@ -1,0 +1,75 @@
+//! What the kernels compute, in plain loops of f64.
+
+use std::ops::Range;
+
+use metal_candle_kernels::attention;
+
+/// `out[m, r] = Σ weight[r, k] · x[m, k] + bias[r]`.
+pub(super) fn matvec(weight: &[f64], x: &[f32], bias: Option<&[f32]>, rows: usize) -> Vec<f64> {
+    let columns = weight.len() / rows;
+    x.chunks(columns)
+        .flat_map(|x| {
+            weight.chunks(columns).enumerate().map(move |(r, w)| {
+                let dot: f64 = w.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum();
+                dot + bias.map_or(0.0, |bias| f64::from(bias[r]))
+            })
+        })
+        .collect()
+}
+
+/// Rows of `x` by their root mean square, times `weight`.
+pub(super) fn rms_norm(x: &[f64], weight: &[f32], epsilon: f64) -> Vec<f64> {
+    x.chunks(weight.len())
+        .flat_map(|row| {
+            let mean = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+            let factor = 1.0 / (mean + epsilon).sqrt();
+            row.iter().zip(weight).map(move |(v, w)| v * factor * f64::from(*w))
+        })
+        .collect()
+}
+
+/// `silu(gate) · up`.
+pub(super) fn swiglu(gate: f32, up: f32) -> f64 {
+    let gate = f64::from(gate);
+    gate / (1.0 + (-gate).exp()) * f64::from(up)
+}
+
+/// One row of attention over the keys of a range: the vector before normalisation, the best score
+/// and the sum. Rows count `[batch, len, heads]`.
+pub(super) fn attention_part(
+    q: &[f32],
+    keys: &[f64],
+    values: &[f64],
+    padding: &[u32],
+    params: &attention::Params,
+    dim: usize,
+    row: usize,
+    range: Range<u32>,
+) -> (Vec<f64>, f64, f64) {
+    let p = params;
+    let (heads, kv_heads, len) = (p.heads as usize, p.kv_heads as usize, p.len as usize);
+    let (head, position, sequence) = (row % heads, row / heads % len, row / (heads * len));
+    let q = &q[row * dim..][..dim];
+    let base = (sequence * kv_heads + head / (heads / kv_heads)) * p.capacity as usize;
+    let place = |key: u32| (base + ((p.start + key) % p.capacity) as usize) * dim;
+    let at = p.keys - p.len + position as u32;
+    let seen: Vec<(u32, f64)> = range
+        .filter(|&key| {
+            (!p.causal || key <= at)
+                && (p.window == 0 || key + p.window > at)
+                && (!p.padded || key >= padding[sequence])
+        })
+        .map(|key| {
+            let k = &keys[place(key)..][..dim];
+            let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * k).sum();
+            let (score, cap) = (dot * f64::from(p.scale), f64::from(p.soft_cap));
+            (key, if cap == 0.0 { score } else { cap * (score / cap).tanh() })
+        })
+        .collect();
+    let best = seen.iter().fold(f64::MIN, |best, (_, score)| best.max(*score));
+    let sum = seen.iter().map(|(_, score)| (score - best).exp()).sum();
+    let vector = (0..dim)
+        .map(|i| seen.iter().map(|(key, s)| (s - best).exp() * values[place(*key) + i]).sum())
+        .collect();
+    (vector, best, sum)
+}

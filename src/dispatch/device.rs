@@ -1,0 +1,282 @@
+//! Kernels on one device.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use cubecl::{
+    CubeCount, Runtime,
+    client::ComputeClient,
+    features::Plane,
+    ir::{ElemType, FloatKind},
+    server::{Handle, KernelArguments, MetadataBindingInfo},
+    wgpu::{WgpuDevice, WgpuRuntime},
+};
+use metal_candle_kernels::{Kernel, Needs};
+use thiserror::Error;
+
+use super::{Choices, Entry, find, task::Task, trace::JIT};
+
+/// Uploaded parameters that are kept; a decode step adds a few.
+const KEPT_PARAMS: usize = 4096;
+/// Cubes in one dimension that every API allows.
+const MAX_CUBES: u32 = 65_535;
+
+/// Why a kernel was not launched.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LaunchError {
+    /// The device lacks something.
+    #[error("kernel {kernel} needs {needs}, which this device does not have")]
+    Needs {
+        /// The kernel.
+        kernel: String,
+        /// What it needs.
+        needs: String,
+    },
+    /// The driver does not take it.
+    #[error("kernel {kernel} was refused: {reason}")]
+    Driver {
+        /// The kernel.
+        kernel: String,
+        /// What the driver, or the compiler on the way to it, said.
+        reason: String,
+    },
+}
+
+/// The kernels on one device.
+pub struct Kernels {
+    client: ComputeClient<WgpuRuntime>,
+    plane: Option<u32>,
+    f16: bool,
+    max_threads: u32,
+    max_shared: usize,
+    params: Mutex<HashMap<Vec<u32>, Handle>>,
+    choices: Mutex<Choices>,
+    resolved: Mutex<HashMap<Kernel, Result<Task, LaunchError>>>,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Kernels");
+        out.field("plane", &self.plane).field("f16", &self.f16).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kernels {
+    /// Those of an open device.
+    pub fn of(device: &WgpuDevice) -> Arc<Self> {
+        static ALL: Mutex<Option<HashMap<WgpuDevice, Arc<Kernels>>>> = Mutex::new(None);
+        let mut all = lock(&ALL);
+        let all = all.get_or_insert_default();
+        if let Some(kernels) = all.get(device) {
+            return kernels.clone();
+        }
+        let client = WgpuRuntime::client(device);
+        let properties = client.properties();
+        let hardware = &properties.hardware;
+        let has_planes = properties.features.plane.contains(Plane::Ops);
+        let kernels = Arc::new(Self {
+            plane: (has_planes && hardware.plane_size_min == hardware.plane_size_max)
+                .then_some(hardware.plane_size_min),
+            f16: properties.supports_type(ElemType::Float(FloatKind::F16)),
+            max_threads: hardware.max_units_per_cube,
+            max_shared: hardware.max_shared_memory_size,
+            client,
+            params: Mutex::default(),
+            choices: Mutex::default(),
+            resolved: Mutex::default(),
+        });
+        all.insert(device.clone(), kernels.clone());
+        kernels
+    }
+
+    /// The number of threads that run in step, where it is fixed and they can exchange values.
+    pub fn plane(&self) -> Option<u32> {
+        self.plane
+    }
+
+    /// What is known of the device, by name.
+    pub fn facts(&self) -> BTreeMap<&'static str, String> {
+        let properties = self.client.properties();
+        let (hardware, memory) = (&properties.hardware, &properties.memory);
+        let (min, max) = (hardware.plane_size_min, hardware.plane_size_max);
+        let exchange = if self.plane.is_some() { "used" } else { "not used" };
+        BTreeMap::from([
+            ("f16", self.f16.to_string()),
+            ("largest buffer", format!("{} MiB", memory.max_page_size >> 20)),
+            ("plane", format!("{min} to {max}, {exchange}")),
+            ("shared memory", format!("{} KiB", self.max_shared >> 10)),
+            ("threads in a cube", self.max_threads.to_string()),
+            ("timing", format!("{:?}", properties.timing_method)),
+        ])
+    }
+
+    /// Whether there is arithmetic on f16.
+    pub fn f16(&self) -> bool {
+        self.f16
+    }
+
+    /// Whether the device meets a kernel's needs.
+    pub fn meets(&self, needs: &Needs) -> bool {
+        needs.plane.is_none_or(|plane| self.plane == Some(plane)) && (self.f16 || !needs.f16)
+    }
+
+    /// Memory for `bytes` bytes, not initialised.
+    pub fn empty(&self, bytes: usize) -> Handle {
+        self.client.empty(bytes)
+    }
+
+    /// Uploads bytes.
+    pub fn upload(&self, bytes: &[u8]) -> Handle {
+        self.client.create_from_slice(bytes)
+    }
+
+    /// Reads a buffer back.
+    ///
+    /// # Errors
+    /// The device's words.
+    pub fn download(&self, handle: Handle) -> Result<Vec<u8>, String> {
+        let bytes = self.client.read_one(handle).map_err(|error| error.to_string())?;
+        Ok(bytes.to_vec())
+    }
+
+    /// The buffer that holds these parameters: uploaded the first time, shared from then on.
+    /// An upload ends the submission that is being gathered, so what a step needs is best asked for
+    /// before its first launch.
+    pub fn params(&self, words: Vec<u32>) -> Handle {
+        let mut params = lock(&self.params);
+        if let Some(handle) = params.get(&words) {
+            return handle.clone();
+        }
+        if params.len() >= KEPT_PARAMS {
+            params.clear();
+        }
+        let handle = self.client.create_from_slice(bytemuck::cast_slice(&words));
+        params.insert(words, handle.clone());
+        handle
+    }
+
+    /// Launches a kernel: `inputs`, the parameters and `outputs` in the kernel's order.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; what the driver refuses is noticed at a kernel's first launch.
+    ///
+    /// # Safety
+    /// The buffers must be as large as the parameters say.
+    pub unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        cubes: u32,
+        inputs: &[&Handle],
+        params: Vec<u32>,
+        outputs: &[&Handle],
+    ) -> Result<(), LaunchError> {
+        let params = self.params(params);
+        let buffers: Vec<&Handle> =
+            inputs.iter().copied().chain([&params]).chain(outputs.iter().copied()).collect();
+        // SAFETY: the caller's.
+        unsafe { self.launch_buffers(kernel, cubes, &buffers) }
+    }
+
+    /// As [`Kernels::launch`], with all buffers in the kernel's order.
+    ///
+    /// # Errors
+    /// As [`Kernels::launch`].
+    ///
+    /// # Safety
+    /// As [`Kernels::launch`].
+    pub unsafe fn launch_buffers(
+        &self,
+        kernel: Kernel,
+        cubes: u32,
+        buffers: &[&Handle],
+    ) -> Result<(), LaunchError> {
+        if cubes == 0 {
+            return Ok(());
+        }
+        let known = lock(&self.resolved).get(&kernel).cloned();
+        let is_new = known.is_none();
+        let task = match known {
+            Some(task) => task?,
+            None => self.resolve(kernel)?,
+        };
+        let arguments = KernelArguments::new()
+            .with_buffers(buffers.iter().map(|&handle| handle.clone().binding()).collect())
+            .with_info(MetadataBindingInfo::default());
+        let count = if cubes <= MAX_CUBES {
+            CubeCount::Static(cubes, 1, 1)
+        } else {
+            // A few cubes too many: every kernel looks whether its place exists.
+            CubeCount::Static(MAX_CUBES, cubes.div_ceil(MAX_CUBES), 1)
+        };
+        // SAFETY: every index is checked against the parameters, and the caller vouches for those.
+        unsafe { self.client.launch_unchecked(Box::new(task), count, arguments) };
+        if is_new { self.check(kernel, task) } else { Ok(()) }
+    }
+
+    /// The time that the device spends on what `work` launches.
+    pub(super) fn profile(&self, work: impl FnOnce() + Send) -> Result<Duration, String> {
+        let ((), time) = self.client.profile(work, "tune").map_err(|error| format!("{error:?}"))?;
+        Ok(cubecl::future::block_on(time.resolve()).duration())
+    }
+
+    /// Waits for everything that was launched.
+    pub fn sync(&self) {
+        if let Err(error) = cubecl::future::block_on(self.client.sync()) {
+            tracing::warn!(%error, "waiting for the device");
+        }
+    }
+
+    /// What tuning chose, see [`super::tune`].
+    pub fn choices(&self) -> MutexGuard<'_, Choices> {
+        lock(&self.choices)
+    }
+
+    /// Whether a kernel's first launch went well: CubeCL keeps errors to itself until it is asked.
+    fn check(&self, kernel: Kernel, task: Task) -> Result<(), LaunchError> {
+        let outcome = self.client.flush().map(|()| task).map_err(|error| {
+            let refusal = LaunchError::Driver { kernel: kernel.name(), reason: error.to_string() };
+            tracing::warn!(%refusal, "using other operations instead");
+            refusal
+        });
+        lock(&self.resolved).insert(kernel, outcome.clone());
+        outcome.map(|_| ())
+    }
+
+    /// Finds the code of a kernel.
+    fn resolve(&self, kernel: Kernel) -> Result<Task, LaunchError> {
+        let name = kernel.name();
+        let needs = kernel.needs();
+        if !self.meets(&needs) {
+            return Err(LaunchError::Needs { kernel: name, needs: format!("{needs:?}") });
+        }
+        let entry = find(&name).filter(|entry| self.fits(entry));
+        if entry.is_none() {
+            tracing::info!(kernel = %name, "not generated at build time: expanding it now");
+        }
+        let threads = entry.map_or_else(
+            || {
+                let dim = kernel.define().cube_dim;
+                [dim.x, dim.y, dim.z]
+            },
+            |entry| entry.cube_dim,
+        );
+        let name = entry.map_or_else(
+            // Once for each kernel of a process.
+            || &*Box::leak(format!("{JIT}{name}").into_boxed_str()),
+            |entry| entry.name,
+        );
+        Ok(Task { kernel, name, entry, threads })
+    }
+
+    fn fits(&self, entry: &Entry) -> bool {
+        entry.cube_dim.iter().product::<u32>() <= self.max_threads
+            && entry.shared_bytes <= self.max_shared
+    }
+}

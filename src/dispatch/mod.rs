@@ -1,0 +1,19 @@
+//! Launching the kernels of `kernels/`: the texts that the build script generated, handed to the
+//! driver inside CubeCL's own stream, so that they order themselves with burn's operations.
+//!
+//! [`Kernels::launch`] takes any kernel. One that is in the table, and whose needs the device meets,
+//! is *pregenerated*: nothing is expanded or tuned at run time, only the driver compiles. Any other
+//! is expanded from the same source (*jit*), with a `tracing` line that says why.
+
+pub mod check;
+pub mod choose;
+mod device;
+mod manifest;
+mod task;
+mod trace;
+pub mod tune;
+
+pub use device::{Kernels, LaunchError};
+pub use manifest::{ENTRIES, Entry, Language, find};
+pub use trace::{Launch, Origin, Recorder, TraceError};
+pub use tune::Choices;

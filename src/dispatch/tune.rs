@@ -1,0 +1,304 @@
+//! Timing the variants of a family on a device, and remembering which was the fastest.
+//!
+//! Times are the device's own where it has timestamps. A shape is measured over several copies of
+//! its data, so that no cache holds them from one launch to the next.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use cubecl::server::Handle;
+use metal_candle_kernels::{Format, Kernel, attention, copy, matvec, table};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Kernels, LaunchError};
+
+/// Data that a measurement goes through before it meets the same bytes again.
+const WORKING_SET: usize = 256 << 20;
+/// How long a device works before it is timed.
+const WARM_UP: Duration = Duration::from_millis(150);
+/// Bytes that the ceiling is measured with.
+const COPIED: usize = 512 << 20;
+
+/// Why a measurement failed.
+#[derive(Debug, Error)]
+pub enum TuneError {
+    /// A kernel could not be launched.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The device could not time it.
+    #[error("timing on the device: {0}")]
+    Timing(String),
+    /// A file of choices could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// One variant at one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Seconds of one launch: the median.
+    pub seconds: f64,
+    /// Bytes that it must read and write.
+    pub bytes: u64,
+}
+
+impl Timing {
+    /// Bytes per second.
+    pub fn bandwidth(&self) -> f64 {
+        self.bytes as f64 / self.seconds
+    }
+}
+
+/// What was found to be the fastest: shape class to kernel name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choices {
+    /// By [`matvec_class`].
+    pub matvec: BTreeMap<String, String>,
+}
+
+/// The shapes that share a choice: format, rows of `x`, rows and columns of the matrix.
+pub fn matvec_class(format: Format, params: &matvec::Params) -> String {
+    let batch = params.batch.next_power_of_two();
+    format!("{} b{batch} {}x{}", format.name(), params.rows, params.columns)
+}
+
+impl Choices {
+    /// Reads a file that [`Choices::save`] wrote.
+    ///
+    /// # Errors
+    /// [`TuneError::File`].
+    pub fn load(path: &Path) -> Result<Self, TuneError> {
+        let failed = |source| TuneError::File { path: path.into(), source };
+        let text = std::fs::read(path).map_err(failed)?;
+        serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+    }
+
+    /// Writes a file, with its folder.
+    ///
+    /// # Errors
+    /// [`TuneError::File`].
+    pub fn save(&self, path: &Path) -> Result<(), TuneError> {
+        let failed = |source| TuneError::File { path: path.into(), source };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
+        std::fs::write(path, text).map_err(failed)
+    }
+}
+
+/// Runs measurements on one device.
+#[derive(Debug)]
+pub struct Tuner<'a> {
+    kernels: &'a Kernels,
+    repeats: usize,
+}
+
+impl<'a> Tuner<'a> {
+    /// On these kernels' device. `repeats` launches make one sample.
+    pub fn new(kernels: &'a Kernels, repeats: usize) -> Self {
+        Self { kernels, repeats: repeats.max(1) }
+    }
+
+    /// Keeps the device busy until its clocks have risen: an idle GPU runs at a fraction of them.
+    fn warm_up(
+        &self,
+        launch: &(impl Fn(usize) -> Result<(), LaunchError> + Send + Sync),
+    ) -> Result<(), TuneError> {
+        let start = Instant::now();
+        let mut i = 0;
+        while start.elapsed() < WARM_UP {
+            for _ in 0..self.repeats {
+                launch(i)?;
+                i += 1;
+            }
+            self.kernels.sync();
+        }
+        Ok(())
+    }
+
+    /// The median over five samples (after one to warm up) of the seconds that a launch takes.
+    fn time(
+        &self,
+        launch: impl Fn(usize) -> Result<(), LaunchError> + Send + Sync,
+    ) -> Result<f64, TuneError> {
+        self.warm_up(&launch)?;
+        let mut samples = Vec::new();
+        for sample in 0..6 {
+            let time = self.kernels.profile(|| {
+                for i in 0..self.repeats {
+                    // The first launch above went well, and this is the same one.
+                    let _ = launch(i);
+                }
+            });
+            let time: Duration = time.map_err(TuneError::Timing)?;
+            if sample > 0 {
+                samples.push(time.as_secs_f64() / self.repeats as f64);
+            }
+        }
+        samples.sort_by(f64::total_cmp);
+        Ok(samples[samples.len() / 2])
+    }
+
+    /// The most bytes per second that a plain copy reads and writes together: the ceiling.
+    ///
+    /// # Errors
+    /// [`TuneError`].
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<f64, TuneError> {
+        let bytes = bytes.min(COPIED);
+        let (source, target) = (self.kernels.empty(bytes), self.kernels.empty(bytes));
+        let mut best = 0.0f64;
+        for kernel in table() {
+            let Kernel::Copy(variant) = kernel else { continue };
+            let cubes = (bytes / copy::Copy::bytes_per_cube(variant)).min(65_535);
+            let seconds = self.time(|_| {
+                // SAFETY: so many cubes copy no more than the buffers hold.
+                unsafe { self.kernels.launch_buffers(kernel, cubes as u32, &[&source, &target]) }
+            })?;
+            let moved = 2 * cubes * copy::Copy::bytes_per_cube(variant);
+            best = best.max(moved as f64 / seconds);
+        }
+        Ok(best)
+    }
+
+    /// Times every pregenerated matrix-vector kernel that fits, the fastest first. It stops taking
+    /// up variants when the budget is spent.
+    ///
+    /// # Errors
+    /// [`TuneError`].
+    pub fn matvec(
+        &self,
+        format: Format,
+        params: &matvec::Params,
+        budget: Duration,
+    ) -> Result<Vec<Timing>, TuneError> {
+        let start = Instant::now();
+        let (rows, columns) = (params.rows as usize, params.columns as usize);
+        let bytes = rows * (columns / format.block_len()) * format.block_bytes();
+        let copies = WORKING_SET.div_ceil(bytes).clamp(1, 64);
+        let weights = Noise::default().buffers(self.kernels, bytes + 4, copies);
+        let x = Noise::default().buffers(self.kernels, columns * params.batch as usize * 4, 1);
+        let out = self.kernels.empty(rows * params.batch as usize * 4);
+        let moved = bytes + (columns + rows) * params.batch as usize * 4;
+        let mut timings = Vec::new();
+        for kernel in table() {
+            let Kernel::MatVec(variant) = kernel else { continue };
+            if variant.format != format
+                || variant.batch != params.batch.next_power_of_two()
+                || !self.kernels.meets(&kernel.needs())
+                || (!timings.is_empty() && start.elapsed() > budget)
+            {
+                continue;
+            }
+            let seconds = self.time(|i| {
+                let weight = &weights[i % copies];
+                // SAFETY: the buffers were made for these parameters.
+                unsafe {
+                    self.kernels.launch(
+                        kernel,
+                        variant.cubes(params.rows),
+                        &[weight, &x[0], &x[0]],
+                        params.words(),
+                        &[&out],
+                    )
+                }
+            })?;
+            timings.push(Timing { kernel: kernel.name(), seconds, bytes: moved as u64 });
+        }
+        timings.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        Ok(timings)
+    }
+
+    /// Times attention over a cache of f16 for several numbers of parts, the fastest first.
+    ///
+    /// # Errors
+    /// [`TuneError`].
+    pub fn attention(
+        &self,
+        decode: attention::Decode,
+        params: attention::Params,
+    ) -> Result<Vec<(u32, Timing)>, TuneError> {
+        let element = if decode.f16 { 2 } else { 4 };
+        let positions = (params.batch * params.kv_heads * params.capacity) as usize;
+        let bytes = positions * decode.dim as usize * element;
+        let copies = WORKING_SET.div_ceil(2 * bytes).clamp(1, 32);
+        let caches = Noise::default().buffers(self.kernels, bytes, 2 * copies);
+        let q_len = (params.rows() * decode.dim) as usize * 4;
+        let q = Noise::default().buffers(self.kernels, q_len, 1);
+        let out = self.kernels.empty(q_len);
+        let padding = self.kernels.params(vec![0]);
+        let read =
+            2 * (params.batch * params.kv_heads * params.keys * decode.dim) as usize * element;
+        let mut timings = Vec::new();
+        for splits in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
+            if splits * 32 > params.keys {
+                break;
+            }
+            let params = attention::Params { splits, ..params };
+            let vectors = self.kernels.empty((params.parts() * decode.dim) as usize * 4);
+            let ends = self.kernels.empty(params.parts() as usize * 2 * 4);
+            let merge = attention::Merge { dim: decode.dim };
+            let seconds = self.time(|i| {
+                let (keys, values) = (&caches[2 * (i % copies)], &caches[2 * (i % copies) + 1]);
+                // SAFETY: the buffers were made for these parameters.
+                unsafe {
+                    self.kernels.launch(
+                        Kernel::Decode(decode),
+                        decode.cubes(&params),
+                        &[&q[0], keys, values, &padding],
+                        params.words(),
+                        &[&vectors, &ends],
+                    )?;
+                    self.kernels.launch(
+                        Kernel::Merge(merge),
+                        merge.cubes(&params),
+                        &[&vectors, &ends],
+                        params.words(),
+                        &[&out],
+                    )
+                }
+            })?;
+            let kernel = Kernel::Decode(decode).name();
+            timings.push((splits, Timing { kernel, seconds, bytes: read as u64 }));
+        }
+        timings.sort_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds));
+        Ok(timings)
+    }
+}
+
+/// Bytes that are valid as f32, as f16 and as blocks of every format: small numbers.
+#[derive(Debug)]
+struct Noise(u64);
+
+impl Default for Noise {
+    fn default() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Noise {
+    fn buffers(&mut self, kernels: &Kernels, bytes: usize, count: usize) -> Vec<Handle> {
+        let words: Vec<u32> = (0..bytes.div_ceil(4))
+            .map(|_| {
+                self.0 ^= self.0 << 13;
+                self.0 ^= self.0 >> 7;
+                self.0 ^= self.0 << 17;
+                // Exponents well below 1, for both halves.
+                ((self.0 >> 20) as u32 & 0x83ff_83ff) | 0x3000_3000
+            })
+            .collect();
+        (0..count).map(|_| kernels.upload(bytemuck::cast_slice(&words))).collect()
+    }
+}

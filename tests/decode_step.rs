@@ -1,0 +1,71 @@
+//! What one decode step launches. In a test program of its own: launches are recorded from before
+//! the first device is opened.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use metal_candle::{
+    backend::{
+        Wgpu,
+        wgpu::{ShaderLanguage, submissions},
+    },
+    dispatch::{Kernels, Launch, Origin, Recorder},
+    formats::Checkpoint,
+    models::{self, LoadOptions, LogitRows, TokenBatch},
+};
+use support::fixture;
+
+/// Operations of burn that a step may use: the ids' rows of the embedding.
+const BURN: usize = 2;
+
+#[test]
+fn a_decode_step_runs_pregenerated_kernels() {
+    let log = tempfile::tempdir().expect("folder");
+    let mut recorder = Recorder::install(log.path().join("launches")).expect("a fresh process");
+    let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("fixture");
+    for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
+        let (device, _) = support::wgpu(language);
+        let kernels = Kernels::of(&device);
+        let model =
+            models::load::<Wgpu>(&checkpoint, LoadOptions::default(), &device).expect("loads");
+        let mut cache = model.new_cache(&[0], 32);
+        let mut submitted = 0;
+        let mut step = |tokens: &[u32]| -> Vec<Launch> {
+            let batch = TokenBatch::new(&[tokens]).expect("tokens");
+            let before = submissions(&device).expect("a queue");
+            let logits = model.forward(&batch, Some(&mut cache), LogitRows::Last).expect("forward");
+            logits.into_data();
+            // Asking is one of them.
+            submitted = submissions(&device).expect("a queue") - before - 1;
+            recorder.take(&kernels).expect("the log")
+        };
+        step(&[0, 591, 47]);
+        step(&[39]);
+        let launches = step(&[49]);
+        // One of work, and one of the copy that the read-back takes: CubeCL submits what is
+        // gathered before it reads.
+        assert_eq!(submitted, 2, "submissions in one step");
+        let mut counts: BTreeMap<(Origin, &str), usize> = BTreeMap::new();
+        for launch in &launches {
+            *counts.entry((launch.origin, launch.kernel.as_str())).or_default() += 1;
+        }
+        println!("{language:?}: {} launches\n{counts:#?}", launches.len());
+
+        let count = |origin, prefix: &str| {
+            launches.iter().filter(|l| l.origin == origin && l.kernel.starts_with(prefix)).count()
+        };
+        let layers = model.config().layers;
+        let pregenerated = |prefix| count(Origin::Pregenerated, prefix);
+        // q, k, v, o, gate, up and down of each layer, and the output.
+        assert_eq!(pregenerated("matvec"), 7 * layers + 1);
+        assert_eq!(pregenerated("attention_decode"), layers);
+        assert_eq!(pregenerated("attention_merge"), layers);
+        assert_eq!(pregenerated("rope_append"), layers);
+        assert_eq!(pregenerated("swiglu"), layers);
+        assert_eq!(pregenerated("rms_norm"), 1);
+        assert_eq!(pregenerated("add_rms_norm"), 2 * layers);
+        assert_eq!(count(Origin::Jit, ""), 0, "{counts:#?}");
+        assert!(count(Origin::Burn, "") <= BURN, "{counts:#?}");
+    }
+}

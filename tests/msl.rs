@@ -1,0 +1,203 @@
+//! The generated Metal text without a Mac: every kernel executed on the CPU in four thread orders
+//! against f64, checked by the rules that Metal imposes, and type-checked as C++ for OpenCL.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use metal_candle::dispatch::{
+    ENTRIES, Entry,
+    check::{self, Buffer, Case},
+};
+use metal_candle_kernels::Kernel;
+use msl_on_cpu::{Launch, Order, Program, check_opencl, check_rules};
+
+/// Kernels that are compiled together.
+const CHUNK: usize = 16;
+
+fn text(name: &str) -> String {
+    let path = Path::new(env!("METAL_CANDLE_KERNELS")).join(format!("text/{name}.msl"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Runs `work` over chunks of kernels on every core; gives all failures.
+fn in_chunks(work: impl Fn(&[Kernel]) -> Vec<String> + Sync) {
+    let kernels = metal_candle_kernels::table();
+    let chunks: Vec<_> = kernels.chunks(CHUNK).collect();
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    failures.lock().expect("lock").extend(work(chunk));
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("lock");
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The case in one order; the largest error, or what went wrong.
+fn run(program: &Program, entry: &Entry, case: &Case, order: Order) -> Result<f64, String> {
+    let mut bytes = case.before();
+    let mut launch = Launch::new([case.cubes, 1, 1], entry.cube_dim).order(order);
+    // Cubes behind the end of a norm, or of an attention, write the last one's values again.
+    launch.equal_writes = true;
+    for (buffer, bytes) in case.buffers.iter().zip(&mut bytes) {
+        launch = match buffer {
+            Buffer::Input(_) => launch.read(bytes),
+            Buffer::Output(_) => launch.read_write(bytes),
+        };
+    }
+    program.run(&mut launch).map_err(|fault| fault.to_string())?;
+    let outcome = case.judge(&bytes);
+    if outcome.passed() {
+        Ok(outcome.error)
+    } else {
+        Err(format!("{:.1e} > {:.1e}", outcome.error, outcome.tolerance))
+    }
+}
+
+#[test]
+fn every_kernel_computes_rightly_in_every_order() {
+    let families: Mutex<BTreeMap<&str, (usize, usize, f64)>> = Mutex::default();
+    in_chunks(|chunk| {
+        let sources: Vec<(String, String)> =
+            chunk.iter().map(|kernel| (text(&kernel.name()), kernel.name())).collect();
+        let sources: Vec<(&str, &str)> = sources.iter().map(|(a, b)| (&**a, &**b)).collect();
+        let programs = match Program::compile_all(&sources) {
+            Ok(programs) => programs,
+            Err(error) => return vec![error.to_string()],
+        };
+        let mut failures = Vec::new();
+        for (kernel, program) in chunk.iter().zip(&programs) {
+            let entry = ENTRIES.iter().find(|e| e.name == kernel.name()).expect("an entry");
+            for case in check::cases(*kernel) {
+                for order in Order::ALL {
+                    let outcome = run(program, entry, &case, order);
+                    let mut families = families.lock().expect("lock");
+                    let family = families.entry(kernel.family()).or_default();
+                    family.1 += 1;
+                    match outcome {
+                        Ok(error) => family.2 = family.2.max(error),
+                        Err(error) => failures.push(format!(
+                            "{} {} {order:?}: {error}",
+                            kernel.name(),
+                            case.label
+                        )),
+                    }
+                }
+            }
+            families.lock().expect("lock").entry(kernel.family()).or_default().0 += 1;
+        }
+        failures
+    });
+    for (family, (kernels, runs, error)) in families.into_inner().expect("lock") {
+        println!("  {family:<12} {kernels:>4} kernels {runs:>5} runs, largest error {error:.1e}");
+    }
+}
+
+#[test]
+fn every_text_keeps_metals_rules() {
+    in_chunks(|chunk| {
+        chunk
+            .iter()
+            .flat_map(|kernel| {
+                let violations = check_rules(&text(&kernel.name()));
+                violations.into_iter().map(move |v| format!("{}: {v:?}", kernel.name()))
+            })
+            .collect()
+    });
+}
+
+#[test]
+fn every_text_is_well_typed() {
+    in_chunks(|chunk| {
+        chunk
+            .iter()
+            .filter_map(|kernel| {
+                let error = check_opencl(&text(&kernel.name())).err()?;
+                Some(format!("{}: {error}", kernel.name()))
+            })
+            .collect()
+    });
+}
+
+/// Whether a changed text is caught: it does not compile, faults, or computes wrongly in some order.
+fn is_caught(text: &str, entry: &Entry, cases: &[Case]) -> bool {
+    let Ok(program) = Program::compile(text, entry.name) else { return true };
+    cases
+        .iter()
+        .any(|case| Order::ALL.iter().any(|order| run(&program, entry, case, *order).is_err()))
+}
+
+/// A text with its `n`-th barrier taken out.
+fn without_barrier(text: &str, n: usize) -> Option<String> {
+    let barrier = "threadgroup_barrier(mem_flags::mem_threadgroup);";
+    let (at, _) = text.match_indices(barrier).nth(n)?;
+    Some(format!("{}{}", &text[..at], &text[at + barrier.len()..]))
+}
+
+/// A text whose `n`-th access to a buffer is one place further.
+fn shifted(text: &str, n: usize) -> Option<String> {
+    let body = text.find("{\nuint").or_else(|| text.find(") {"))?;
+    let (at, _) = text[body..].match_indices("buffer_").nth(n)?;
+    let open = body + at + text[body + at..].find('[')?;
+    let close = open + text[open..].find(']')?;
+    Some(format!("{}({}) + 1{}", &text[..=open], &text[open + 1..close], &text[close..]))
+}
+
+/// One kernel of each family (those with shared memory where there is a choice): every barrier
+/// matters, and so does every access to a buffer that holds more than one value.
+#[test]
+fn removed_barriers_and_shifted_indices_are_caught() {
+    let mut failures = Vec::new();
+    let mut mutants = [0; 2];
+    for name in [
+        "add_rms_norm_shared16",
+        "attention_decode_d64_f32_r2_shared64",
+        "attention_merge_d64",
+        "copy_1",
+        "dequantise_q4_0_f32",
+        "matvec_f32_b1_g4r2_shared16",
+        "matvec_q4_k_b2_g4r2_shared16",
+        "rope_append_halves_f32",
+        "rows_q6_k_f32",
+        "swiglu",
+    ] {
+        let kernel = metal_candle_kernels::table()
+            .into_iter()
+            .find(|kernel| kernel.name() == name)
+            .unwrap_or_else(|| panic!("no kernel {name}"));
+        let entry = ENTRIES.iter().find(|entry| entry.name == name).expect("an entry");
+        let (text, cases) = (text(name), check::cases(kernel));
+        assert!(!is_caught(&text, entry, &cases), "{name} fails as it is");
+        for n in 0.. {
+            let Some(mutant) = without_barrier(&text, n) else { break };
+            mutants[0] += 1;
+            if !is_caught(&mutant, entry, &cases) {
+                failures.push(format!("{name}: barrier {n} can go"));
+            }
+        }
+        let mut caught = 0;
+        for n in 0..6 {
+            let Some(mutant) = shifted(&text, n) else { break };
+            mutants[1] += 1;
+            caught += usize::from(is_caught(&mutant, entry, &cases));
+        }
+        if caught == 0 {
+            failures.push(format!("{name}: no shifted index is caught"));
+        }
+    }
+    println!("{} removed barriers, {} shifted indices", mutants[0], mutants[1]);
+    assert!(mutants.iter().all(|n| *n > 5));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
