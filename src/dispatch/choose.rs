@@ -22,13 +22,16 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
         return kernel;
     }
     let (groups, rows, reduce) = match kernels.plane() {
+        // As measured on an H200 (docs/kernels.md); `tune` finds better ones for other devices.
         Some(32) => {
-            let rows = match batch {
-                1 if params.rows >= 16_384 => 4,
-                1 if params.rows >= 4096 => 2,
-                _ => 1,
+            let (groups, rows) = match (batch, format.is_packed(), params.rows) {
+                (1, false, 65_536..) => (4, 4),
+                (1, false, 8192..) => (4, 2),
+                (1, true, 8192..) => (8, 8),
+                (1, true, _) => (8, 2),
+                _ => (4, 1),
             };
-            (4, rows, Reduce::Plane(32))
+            (groups, rows, Reduce::Plane(32))
         }
         _ => (4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16)),
     };

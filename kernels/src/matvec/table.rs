@@ -4,7 +4,7 @@ use super::MatVec;
 use crate::{Format, Kernel, Reduce};
 
 /// For planes of 32 (NVIDIA, Apple, most of AMD): several shapes to choose from. For everything
-/// else one, which adds up through shared memory.
+/// else one or two, which add up through shared memory.
 pub(crate) fn table() -> Vec<Kernel> {
     let mut all = Vec::new();
     for format in Format::ALL {
@@ -16,6 +16,9 @@ pub(crate) fn table() -> Vec<Kernel> {
                 add(*groups, *rows, Reduce::Plane(32));
             }
             add(4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16));
+            if batch == 1 {
+                add(2, 4, Reduce::Shared(16));
+            }
         }
     }
     all
