@@ -6,9 +6,12 @@ use std::str::FromStr;
 use burn::tensor::{DType, backend::Backend as _};
 use thiserror::Error;
 
-use crate::backend::{
-    Backend, Candle, Cpu, Wgpu,
-    wgpu::{AdapterError, ShaderLanguage, WgpuAdapter, WgpuDevice, adapters},
+use crate::{
+    backend::{
+        Backend, Candle, Cpu, Wgpu,
+        wgpu::{AdapterError, ShaderLanguage, WgpuAdapter, WgpuDevice, adapters},
+    },
+    dispatch::{Choices, Kernels, tune},
 };
 
 /// Why a device could not be had.
@@ -100,6 +103,15 @@ pub enum Device {
     },
 }
 
+/// Takes what `tune` found on this device before, if it was ever run.
+fn use_choices(device: &WgpuDevice, description: &str) {
+    let Some(path) = tune::default_path(description).filter(|path| path.exists()) else { return };
+    match Choices::load(&path) {
+        Ok(choices) => *Kernels::of(device).choices() = choices,
+        Err(error) => tracing::warn!(%error, "going on without the choices of an earlier tuning"),
+    }
+}
+
 /// Work that runs on whichever backend a [`Device`] belongs to.
 pub trait DeviceJob {
     /// What comes of it.
@@ -160,11 +172,10 @@ impl Device {
     }
 
     fn on(adapter: &WgpuAdapter, language: ShaderLanguage) -> Result<Self, AdapterError> {
-        Ok(Self::Wgpu {
-            device: adapter.open(language)?,
-            description: format!("{} by {}", adapter.describe(), language.name()),
-            software: adapter.is_software(),
-        })
+        let device = adapter.open(language)?;
+        let description = format!("{} by {}", adapter.describe(), language.name());
+        use_choices(&device, &description);
+        Ok(Self::Wgpu { device, description, software: adapter.is_software() })
     }
 
     /// Backend and hardware, for people.

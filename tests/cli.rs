@@ -9,6 +9,8 @@ use support::{Golden, fixture, max_abs_diff};
 fn program() -> Command {
     let mut command = Command::cargo_bin("metal-candle").expect("program");
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Whatever this machine was tuned to before.
+    command.env("METAL_CANDLE_TUNING", "none");
     command
 }
 
@@ -198,4 +200,73 @@ fn failures_have_their_exit_codes_and_words() {
 fn metal_is_refused_elsewhere() {
     let error = fails(&["generate", "x", "--device", "metal"], 1);
     assert!(error.contains("Metal exists on Apple systems only"), "{error}");
+}
+
+#[test]
+fn a_decode_step_can_be_listed() {
+    let args = ["generate", "ROMEO.", "--max-tokens", "2", "--trace-kernels", "--device"];
+    let output = program().args(args).arg("vulkan").output().expect("run");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    for words in ["one decode step: 81 launches", "pregenerated  swiglu", "burn          Select"] {
+        assert!(error.contains(words), "{words:?} is not in {error}");
+    }
+    let error = fails(&[&args[..], &["cpu"]].concat(), 1);
+    assert!(error.contains("wgpu device"), "{error}");
+}
+
+#[test]
+fn tuning_is_saved_and_used() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("made/tuning.json");
+    let run = |args: &[&str]| {
+        let output = program().args(args).env("METAL_CANDLE_TUNING", &path).output().expect("run");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{error}");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), error)
+    };
+    let (out, error) = run(&[
+        "tune",
+        "--device",
+        "vulkan",
+        "--formats",
+        "f32",
+        "--shapes",
+        "256x256,768x256",
+        "--repeats",
+        "2",
+        "--copy-bytes",
+        "1048576",
+        "--keys",
+        "64",
+        "--format",
+        "json",
+    ]);
+    let report: Value = serde_json::from_str(&out).expect("one JSON object");
+    assert!(report["copy_gb_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+    assert_eq!(report["kernels"].as_array().map(Vec::len), Some(4), "{report}");
+    assert!(error.contains("saved"), "{error}");
+
+    // A choice by hand is what runs: the query projection of the small model is 256 x 256.
+    let mut choices: Value =
+        serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    assert!(choices["matvec"]["f32 b1 256x256"].is_string(), "{choices}");
+    choices["matvec"]["f32 b1 256x256"] = "matvec_f32_b1_g2r4_shared16".into();
+    choices["matvec"]["f32 b1 128x256"] = "no such kernel".into();
+    std::fs::write(&path, choices.to_string()).expect("written");
+    let (_, error) =
+        run(&["generate", "ROMEO.", "--max-tokens", "2", "--trace-kernels", "--device", "vulkan"]);
+    assert!(error.contains("matvec_f32_b1_g2r4_shared16"), "{error}");
+}
+
+#[test]
+fn doctor_checks_every_device() {
+    let output = program().args(["doctor", "--family", "swiglu"]).output().expect("run");
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{out}");
+    for words in
+        ["by SPIR-V", "by WGSL", "plane: ", "swiglu          2 kernels     4 cases", "0 failures"]
+    {
+        assert!(out.contains(words), "{words:?} is not in {out}");
+    }
 }

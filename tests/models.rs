@@ -16,9 +16,10 @@ use support::{EveryBackend, Golden, argmax, fixture, max_abs_diff, on};
 
 /// Logits in f32 against transformers' f32.
 const LOGITS: f32 = 1e-4;
-/// Logits (which reach 13) with matrices and activations in f16. Every activation is rounded to 11
-/// bits some twenty times on its way, each rounding worth up to 13 · 2⁻¹² ≈ 3e-3, and they add up
-/// like a random walk: 20^½ · 3e-3 ≈ 1.4e-2, with a factor of 4 to spare.
+/// Logits (which reach 13) of f32 matrices that were rounded to f16. On wgpu devices the inputs and
+/// results of products with more than 64 rows are rounded too, and cached keys and values. Some
+/// twenty such roundings to 11 bits lie on the way, each worth up to 13 · 2⁻¹² ≈ 3e-3, and they add
+/// up like a random walk: 20^½ · 3e-3 ≈ 1.4e-2, with a factor of 4 to spare.
 const LOGITS_F16: f32 = 6e-2;
 
 struct Model<B: Backend>(Box<dyn CausalLm<B>>);
@@ -188,7 +189,7 @@ impl EveryBackend for CacheWrites {
     }
 }
 
-/// f16 matrices and activations.
+/// f16 matrices.
 struct HalfPrecision;
 
 impl EveryBackend for HalfPrecision {
@@ -208,8 +209,9 @@ impl EveryBackend for HalfPrecision {
             let golden = Golden::open("reference/gguf/models/reference.safetensors");
             let want = golden.f32(&format!("{arch}.F16.logits"));
             let got = gguf.logits(&golden.ids(&format!("{arch}.input_ids")));
+            // This file's matrices are f16, and its 32 rows meet them in f32: nothing is rounded.
             let diff = max_abs_diff(&got, &want);
-            assert!(diff <= LOGITS_F16, "{label} {arch} GGUF: logits differ by {diff}");
+            assert!(diff <= LOGITS, "{label} {arch} GGUF: logits differ by {diff}");
 
             // The margins of the reference (> 0.1) are wider than twice the tolerance of one logit.
             let (prompt, want) = greedy_reference(arch);

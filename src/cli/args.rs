@@ -104,6 +104,9 @@ pub struct GenerateArgs {
     /// Do not stop at the end-of-text token.
     #[arg(long)]
     pub ignore_eos: bool,
+    /// List what one decode step launches on a wgpu device, on standard error.
+    #[arg(long)]
+    pub trace_kernels: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -168,7 +171,8 @@ pub struct TuneArgs {
     /// Bytes to measure the copy bandwidth with.
     #[arg(long, default_value_t = 512 << 20)]
     pub copy_bytes: usize,
-    /// Where to save the choice.
+    /// Where to save the choice; else what the README says of tuning files. What was
+    /// saved there before is kept.
     #[arg(long, value_name = "FILE.json")]
     pub save: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Format::Text)]

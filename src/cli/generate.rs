@@ -20,10 +20,14 @@ use super::{
     Failure,
     args::{Format, GenerateArgs},
     model::{self, Source},
+    trace,
 };
 
 pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
+    // From before the first device is opened.
+    let recorder = if args.trace_kernels { Some(trace::install()?) } else { None };
     let source = Source::open(&args.model)?;
+    let trace = recorder.map(|recorder| trace::Step::new(recorder, &source.device)).transpose()?;
     let tokenizer = tokenizer(&source.checkpoint, args)?;
     let prompt = prompt(args, tokenizer.as_ref())?;
     let job = Job {
@@ -32,6 +36,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         dtype: source.dtype,
         tokenizer: tokenizer.as_ref(),
         prompt: &prompt,
+        trace,
     };
     let (generation, load) = source.device.dispatch(job)?;
     report(args, &prompt, &generation, load)
@@ -80,6 +85,7 @@ struct Job<'a> {
     dtype: DType,
     tokenizer: Option<&'a Tokenizer>,
     prompt: &'a [u32],
+    trace: Option<trace::Step>,
 }
 
 impl DeviceJob for Job<'_> {
@@ -101,6 +107,9 @@ impl DeviceJob for Job<'_> {
                 let _ = std::io::stdout().flush();
             }
         })?;
+        if let Some(trace) = self.trace {
+            trace.print(&*model, self.prompt)?;
+        }
         Ok((generation, load))
     }
 }

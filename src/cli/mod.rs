@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod trace;
 mod tune;
 
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use metal_candle::{
     device::DeviceError,
     dispatch::{
         Kernels,
-        tune::{Timing, Tuner, matvec_class},
+        tune::{self, Timing, Tuner, matvec_class},
     },
 };
 use metal_candle_kernels::{Format, Reduce, attention, matvec};
@@ -110,9 +110,12 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
             json!({"device": device, "copy_gb_per_second": ceiling / 1e9, "kernels": report})
         );
     }
-    kernels.choices().matvec.extend(chosen);
-    if let Some(path) = &args.save {
-        kernels.choices().save(path)?;
+    let mut choices = kernels.choices();
+    choices.matvec.extend(chosen);
+    let path = args.save.clone().or_else(|| tune::default_path(&device.describe()));
+    if let Some(path) = path.filter(|_| !choices.matvec.is_empty()) {
+        choices.save(&path)?;
+        eprintln!("saved the fastest to {}", path.display());
     }
     Ok(())
 }

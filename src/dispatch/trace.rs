@@ -90,6 +90,13 @@ pub struct Recorder {
     read: usize,
 }
 
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // The log is of no use to anybody else.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 impl Recorder {
     /// Starts recording into a file, which is replaced. Once for each process, before its first
     /// device is opened.

@@ -99,6 +99,22 @@ impl Choices {
     }
 }
 
+/// Where a device's choices are kept: `METAL_CANDLE_TUNING` if it is set (`none` for nowhere), else a
+/// file of the user's cache folder, named after the device with its driver and this crate's version.
+pub fn default_path(device: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("METAL_CANDLE_TUNING") {
+        return Some(PathBuf::from(path)).filter(|path| path.as_os_str() != "none");
+    }
+    let cache = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        _ => std::env::home_dir()?.join(".cache"),
+    };
+    let name: String =
+        device.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let file = format!("{name}-{}.json", env!("CARGO_PKG_VERSION"));
+    Some(cache.join("metal-candle/tuning").join(file))
+}
+
 /// Runs measurements on one device.
 #[derive(Debug)]
 pub struct Tuner<'a> {

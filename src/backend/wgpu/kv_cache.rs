@@ -274,6 +274,7 @@ impl WgpuKvCache {
         {
             return Some(Ok(cube::floats(&self.device, [rows, width], out)));
         }
+        super::ops::by_reference("attention", "more than 8 query rows");
         let turned = cube::floats(&self.device, [batch, len, heads, head_dim], turned);
         let out = self.attend_by_operations(turned.swap_dims(1, 2), &step.options);
         Some(Ok(out.swap_dims(1, 2).reshape([rows, width])))

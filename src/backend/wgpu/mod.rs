@@ -68,6 +68,7 @@ impl Backend for Wgpu {
         if let Some(out) = ops::few_rows(&x, &weight, bias.as_ref()) {
             return out;
         }
+        ops::by_reference("dense_linear", "many rows, other types, or columns out of step");
         let [rows, columns] = x.dims();
         if x.dtype() == DType::F32
             && weight.dtype() == DType::F16
@@ -83,10 +84,11 @@ impl Backend for Wgpu {
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
-        match ops::rms_norm(&x, None, &weight, epsilon) {
-            Some([_, out]) => out,
-            None => super::ops::rms_norm(x, weight, epsilon),
+        if let Some([_, out]) = ops::rms_norm(&x, None, &weight, epsilon) {
+            return out;
         }
+        ops::by_reference("rms_norm", "it takes f32");
+        super::ops::rms_norm(x, weight, epsilon)
     }
 
     fn add_rms_norm(
@@ -103,7 +105,10 @@ impl Backend for Wgpu {
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        ops::swiglu(&gate, &up).unwrap_or_else(|| super::ops::swiglu(gate, up))
+        ops::swiglu(&gate, &up).unwrap_or_else(|| {
+            ops::by_reference("swiglu", "it takes f32, four columns at a time");
+            super::ops::swiglu(gate, up)
+        })
     }
 
     fn rotary_attention(
@@ -115,10 +120,11 @@ impl Backend for Wgpu {
         let Some(cache) = cache else {
             return super::ops::rotary_attention(projections, head_dim, step, None);
         };
-        match cache.rotary_attention(&projections, step) {
-            Some(out) => out,
-            None => super::ops::rotary_attention(projections, head_dim, step, Some(cache)),
+        if let Some(out) = cache.rotary_attention(&projections, step) {
+            return out;
         }
+        ops::by_reference("rotary_attention", "it takes f32 and even head dimensions");
+        super::ops::rotary_attention(projections, head_dim, step, Some(cache))
     }
 
     fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {

@@ -11,6 +11,11 @@ pub(super) const FEW_ROWS: usize = 64;
 /// Rows that one launch takes.
 const ROWS_AT_ONCE: usize = 8;
 
+/// Says that no kernel takes an operation, and why.
+pub(super) fn by_reference(operation: &'static str, why: &'static str) {
+    tracing::debug!(operation, why, "no kernel takes it: using burn's operations");
+}
+
 fn is_f32<const D: usize>(tensor: &Tensor<Wgpu, D>) -> bool {
     tensor.dtype() == DType::F32
 }

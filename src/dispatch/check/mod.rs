@@ -7,6 +7,7 @@
 mod cases;
 mod noise;
 mod reference;
+mod report;
 
 use half::f16;
 use metal_candle_kernels::Kernel;
@@ -14,6 +15,7 @@ use metal_candle_kernels::Kernel;
 use super::{Kernels, LaunchError};
 
 pub use cases::cases;
+pub use report::{Family, Report};
 
 /// A buffer of a launch.
 #[derive(Clone, Debug)]
