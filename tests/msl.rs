@@ -2,84 +2,39 @@
 //! against f64, checked by the rules that Metal imposes, and type-checked as C++ for OpenCL.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use metal_candle::dispatch::{
-    ENTRIES, Entry,
-    check::{self, Buffer, Case},
+    Entry,
+    check::{self, Case},
 };
-use metal_candle_kernels::Kernel;
-use msl_on_cpu::{Launch, Order, Program, check_opencl, check_rules};
+use msl_on_cpu::{Order, Program, check_opencl, check_rules};
 
-/// Kernels that are compiled together.
-const CHUNK: usize = 16;
+#[path = "support/metal.rs"]
+mod metal;
+
+use metal::{entry, find, in_chunks, judge, launch, ours};
 
 fn text(name: &str) -> String {
-    let path = Path::new(env!("METAL_CANDLE_KERNELS")).join(format!("text/{name}.msl"));
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// Runs `work` over chunks of kernels on every core; gives all failures.
-fn in_chunks(work: impl Fn(&[Kernel]) -> Vec<String> + Sync) {
-    let kernels = metal_candle_kernels::table();
-    let chunks: Vec<_> = kernels.chunks(CHUNK).collect();
-    let next = AtomicUsize::new(0);
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    failures.lock().expect("lock").extend(work(chunk));
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().expect("lock");
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    metal::text(name, "msl")
 }
 
 /// The case in one order; the largest error, or what went wrong.
 fn run(program: &Program, entry: &Entry, case: &Case, order: Order) -> Result<f64, String> {
-    let mut bytes = case.before();
-    let mut launch = Launch::new([case.cubes, 1, 1], entry.cube_dim).order(order);
-    // Cubes behind the end of a norm, or of an attention, write the last one's values again.
-    launch.equal_writes = true;
-    for (buffer, bytes) in case.buffers.iter().zip(&mut bytes) {
-        launch = match buffer {
-            Buffer::Input(_) => launch.read(bytes),
-            Buffer::Output(_) => launch.read_write(bytes),
-        };
-    }
-    program.run(&mut launch).map_err(|fault| fault.to_string())?;
-    let outcome = case.judge(&bytes);
-    if outcome.passed() {
-        Ok(outcome.error)
-    } else {
-        Err(format!("{:.1e} > {:.1e}", outcome.error, outcome.tolerance))
-    }
+    judge(case, &launch(program, entry.cube_dim, case, &[], order)?)
 }
 
 #[test]
 fn every_kernel_computes_rightly_in_every_order() {
     let families: Mutex<BTreeMap<&str, (usize, usize, f64)>> = Mutex::default();
     in_chunks(|chunk| {
-        let sources: Vec<(String, String)> =
-            chunk.iter().map(|kernel| (text(&kernel.name()), kernel.name())).collect();
-        let sources: Vec<(&str, &str)> = sources.iter().map(|(a, b)| (&**a, &**b)).collect();
-        let programs = match Program::compile_all(&sources) {
+        let programs = match ours(chunk) {
             Ok(programs) => programs,
-            Err(error) => return vec![error.to_string()],
+            Err(error) => return vec![error],
         };
         let mut failures = Vec::new();
         for (kernel, program) in chunk.iter().zip(&programs) {
-            let entry = ENTRIES.iter().find(|e| e.name == kernel.name()).expect("an entry");
+            let entry = entry(&kernel.name());
             for case in check::cases(*kernel) {
                 for order in Order::ALL {
                     let outcome = run(program, entry, &case, order);
@@ -173,11 +128,7 @@ fn removed_barriers_and_shifted_indices_are_caught() {
         "rows_q6_k_f32",
         "swiglu",
     ] {
-        let kernel = metal_candle_kernels::table()
-            .into_iter()
-            .find(|kernel| kernel.name() == name)
-            .unwrap_or_else(|| panic!("no kernel {name}"));
-        let entry = ENTRIES.iter().find(|entry| entry.name == name).expect("an entry");
+        let (kernel, entry) = find(name);
         let (text, cases) = (text(name), check::cases(kernel));
         assert!(!is_caught(&text, entry, &cases), "{name} fails as it is");
         for n in 0.. {
