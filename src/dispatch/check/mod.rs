@@ -43,17 +43,22 @@ impl Expected {
         self.values.len() * if self.f16 { 2 } else { 4 }
     }
 
-    /// The largest difference from what was written, relative to the largest value; infinite when
-    /// something is not a number.
-    pub fn error(&self, bytes: &[u8]) -> f64 {
-        let got: Vec<f64> = if self.f16 {
+    /// The values in a buffer.
+    pub fn decode(&self, bytes: &[u8]) -> Vec<f64> {
+        if self.f16 {
             bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
         } else {
             bytes
                 .chunks_exact(4)
                 .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
                 .collect()
-        };
+        }
+    }
+
+    /// The largest difference from what was written, relative to the largest value; infinite when
+    /// something is not a number.
+    pub fn error(&self, bytes: &[u8]) -> f64 {
+        let got = self.decode(bytes);
         if got.len() != self.values.len() {
             return f64::INFINITY;
         }
