@@ -213,6 +213,14 @@ impl Device {
         }
     }
 
+    /// Memory that is held on the device, in bytes; `None` where that is the host's.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu | Self::Candle => None,
+            Self::Wgpu { device, .. } => Kernels::of(device).memory_bytes(),
+        }
+    }
+
     /// Runs a job on the backend that this device belongs to.
     pub fn dispatch<J: DeviceJob>(&self, job: J) -> J::Output {
         match self {

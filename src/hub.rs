@@ -18,6 +18,11 @@ use hf_hub::{
 };
 use thiserror::Error;
 
+use crate::formats::{
+    FormatError,
+    safetensors::{INDEX, SINGLE, read_index},
+};
+
 /// Files that a model may have beside its weights.
 const COMPANIONS: [&str; 6] = [
     "config.json",
@@ -27,8 +32,6 @@ const COMPANIONS: [&str; 6] = [
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// Why a model could not be had from the Hub.
 #[derive(Debug, Error)]
@@ -91,13 +94,8 @@ pub enum HubError {
         files: Vec<String>,
     },
     /// The index of the shards makes no sense.
-    #[error("{}: expected `weight_map` with plain file names, found {found}", path.display())]
-    Index {
-        /// The file.
-        path: PathBuf,
-        /// What is there.
-        found: String,
-    },
+    #[error(transparent)]
+    Index(#[from] FormatError),
 }
 
 fn list(id: &HubId, files: &[String]) -> String {
@@ -302,20 +300,8 @@ fn is_gguf(name: &str) -> bool {
 }
 
 /// The files that an index of shards names.
-fn shards(index: &Path) -> Result<BTreeSet<String>, HubError> {
-    let wrong = |found: String| HubError::Index { path: index.into(), found };
-    let bytes = std::fs::read(index).map_err(|error| wrong(error.to_string()))?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let map = json["weight_map"].as_object().ok_or_else(|| wrong("none".into()))?;
-    map.values()
-        .map(|file| match file.as_str() {
-            Some(name) if !name.contains(['/', '\\']) && name.ends_with(".safetensors") => {
-                Ok(name.to_string())
-            }
-            _ => Err(wrong(file.to_string().chars().take(80).collect())),
-        })
-        .collect()
+fn shards(index: &Path) -> Result<BTreeSet<String>, FormatError> {
+    Ok(read_index(index)?.into_iter().map(|(_, shard)| shard).collect())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod formats;
 pub mod generation;
 pub mod hub;
+pub mod memory;
 pub mod models;
 pub mod nn;
 pub mod quant;

@@ -250,6 +250,8 @@ fn tuning_is_saved_and_used() {
     // A choice by hand is what runs: the query projection of the small model is 256 x 256.
     let mut choices: Value =
         serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    let attention = choices["attention"].as_object().map_or(0, serde_json::Map::len);
+    assert_eq!(attention, 2, "{choices}");
     assert!(choices["matvec"]["f32 b1 256x256"].is_string(), "{choices}");
     choices["matvec"]["f32 b1 256x256"] = "matvec_f32_b1_g2r4_shared16".into();
     choices["matvec"]["f32 b1 128x256"] = "no such kernel".into();
@@ -269,4 +271,81 @@ fn doctor_checks_every_device() {
     {
         assert!(out.contains(words), "{words:?} is not in {out}");
     }
+}
+
+#[test]
+fn tune_takes_the_shapes_of_a_model() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("tuning.json");
+    let output = program()
+        .args(["tune", "--device", "vulkan", "--formats", "f32", "--repeats", "1", "--budget", "0"])
+        .args(["--copy-bytes", "1048576", "--keys", "64", "--format", "json", "--save"])
+        .arg(&path)
+        .arg("--model")
+        .arg(fixture("models/shakespeare-llama"))
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let shapes: Vec<&str> = report["kernels"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|kernel| kernel["shape"].as_str())
+        .collect();
+    assert!(shapes.contains(&"f32 b1 128x256"), "the key projection: {shapes:?}");
+    assert!(shapes.iter().any(|shape| shape.starts_with("attention d32 64 keys")), "{shapes:?}");
+    assert!(path.exists());
+}
+
+#[test]
+fn bench_reports_in_every_format() {
+    let run = |format: &str| {
+        let output = program()
+            .args(["bench", "--device", "cpu", "-p", "5", "-n", "3", "-r", "2", "--format", format])
+            .output()
+            .expect("run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let report: Value = serde_json::from_str(&run("json")).expect("one JSON object");
+    let results = report["results"].as_array().expect("results");
+    assert_eq!(results.len(), 2);
+    assert_eq!((&results[0]["test"], &results[1]["test"]), (&"pp5".into(), &"tg3".into()));
+    for result in results {
+        let samples: Vec<f64> =
+            result["samples"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+        let mean = result["tokens_per_second"].as_f64().unwrap();
+        assert!(samples.len() == 2 && samples.iter().all(|s| *s > 0.0), "{result}");
+        assert!((mean - (samples[0] + samples[1]) / 2.0).abs() < 1e-6 * mean, "{result}");
+    }
+    // The weights alone take 5.8M x 4 bytes.
+    assert!(report["peak_host_bytes"].as_u64().is_some_and(|bytes| bytes > 20 << 20), "{report}");
+    let csv = run("csv");
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    assert!(csv.lines().nth(1).is_some_and(|line| line.contains(",f32,pp5,")), "{csv}");
+    let text = run("text");
+    for words in ["pp5", "tg3", "first token", "memory: host peak"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn random_weights_take_a_models_place() {
+    let config = fixture("models/shakespeare-llama/config.json");
+    let run = |device: &str| {
+        let output = program()
+            .args(["generate", "--tokens", "1,2,3", "--max-tokens", "4", "--ignore-eos"])
+            .args(["--dtype", "f32", "--format", "json", "--device", device, "--shape"])
+            .arg(&config)
+            .output()
+            .expect("run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let out: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(out["tokens"].as_array().map(Vec::len), Some(4));
+        out["tokens"].clone()
+    };
+    assert_eq!(run("cpu"), run("candle"), "the same weights each time");
+    let error = fails(&["generate", "--tokens", "1", "--shape", "llama-9"], 1);
+    assert!(error.contains("llama-3.2-1b") && error.contains("llama-9"), "{error}");
 }

@@ -40,7 +40,13 @@ fn a_decode_step_runs_pregenerated_kernels() {
             submitted = submissions(&device).expect("a queue") - before - 1;
             recorder.take(&kernels).expect("the log")
         };
-        step(&[0, 591, 47]);
+        let prompt: Vec<u32> = (0..20).collect();
+        let launches = step(&prompt);
+        let flash = |l: &&Launch| {
+            l.origin == Origin::Pregenerated && l.kernel.starts_with("attention_flash")
+        };
+        let layers = model.config().layers;
+        assert_eq!(launches.iter().filter(flash).count(), layers, "{launches:#?}");
         step(&[39]);
         let launches = step(&[49]);
         // One of work, and one of the copy that the read-back takes: CubeCL submits what is
@@ -55,7 +61,6 @@ fn a_decode_step_runs_pregenerated_kernels() {
         let count = |origin, prefix: &str| {
             launches.iter().filter(|l| l.origin == origin && l.kernel.starts_with(prefix)).count()
         };
-        let layers = model.config().layers;
         let pregenerated = |prefix| count(Origin::Pregenerated, prefix);
         // q, k, v, o, gate, up and down of each layer, and the output.
         assert_eq!(pregenerated("matvec"), 7 * layers + 1);

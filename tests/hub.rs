@@ -186,7 +186,7 @@ fn failures_say_what_to_do() {
         ("org/one/other.gguf", &["other.gguf", "org/one"]),
         ("org/ggufs", &["org/ggufs/a.Q4_0.gguf", "org/ggufs/a.Q8_0.gguf", "name one"]),
         ("org/pickled", &["org/pickled", "model.safetensors", ".gguf"]),
-        ("org/broken", &["weight_map", "evil"]),
+        ("org/broken", &["plain file name", "evil"]),
         ("../escape", &["../escape", "organisation/name"]),
     ] {
         let (code, _, error) = generate(model, &server.url, home.path(), false);

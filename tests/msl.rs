@@ -86,6 +86,20 @@ fn every_text_is_well_typed() {
     });
 }
 
+/// Where a context is long: one variant of each way to exchange, in one order.
+#[test]
+fn attention_is_right_over_32768_keys() {
+    for name in ["attention_decode_d64_f16_r8_plane32", "attention_decode_d64_f32_r1_shared64"] {
+        let (kernel, entry) = find(name);
+        let program = Program::compile(&text(name), name).expect("compiles");
+        let cases = check::long_cases(kernel);
+        assert!(!cases.is_empty());
+        for case in cases {
+            run(&program, entry, &case, Order::ALL[0]).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+}
+
 /// Whether a changed text is caught: it does not compile, faults, or computes wrongly in some order.
 fn is_caught(text: &str, entry: &Entry, cases: &[Case]) -> bool {
     let Ok(program) = Program::compile(text, entry.name) else { return true };
@@ -119,6 +133,7 @@ fn removed_barriers_and_shifted_indices_are_caught() {
     for name in [
         "add_rms_norm_shared16",
         "attention_decode_d64_f32_r2_shared64",
+        "attention_flash_d80_f32_r32",
         "attention_merge_d64",
         "copy_1",
         "dequantise_q4_0_f32",

@@ -47,6 +47,8 @@ pub enum Kernel {
     Decode(attention::Decode),
     /// Attention over a cache: the parts joined.
     Merge(attention::Merge),
+    /// Attention of many query rows.
+    Flash(attention::Flash),
     /// Matrix-vector products.
     MatVec(matvec::MatVec),
     /// Block formats to plain numbers, whole or by rows.
@@ -76,6 +78,7 @@ impl Kernel {
             Self::Copy(kernel) => kernel.name(),
             Self::Decode(kernel) => kernel.name(),
             Self::Merge(kernel) => kernel.name(),
+            Self::Flash(kernel) => kernel.name(),
             Self::MatVec(kernel) => kernel.name(),
             Self::RopeAppend(kernel) => kernel.name(),
             Self::Dequantise(kernel) => kernel.name(),
@@ -88,7 +91,7 @@ impl Kernel {
     pub fn family(&self) -> &'static str {
         match self {
             Self::Copy(_) => "copy",
-            Self::Decode(_) | Self::Merge(_) => "attention",
+            Self::Decode(_) | Self::Merge(_) | Self::Flash(_) => "attention",
             Self::MatVec(_) => "matvec",
             Self::RopeAppend(_) => "rope",
             Self::Dequantise(_) => "dequantise",
@@ -102,6 +105,7 @@ impl Kernel {
         match self {
             Self::Copy(_) | Self::Merge(_) | Self::SwiGlu(_) => Needs::default(),
             Self::Decode(kernel) => kernel.needs(),
+            Self::Flash(kernel) => kernel.needs(),
             Self::MatVec(kernel) => kernel.needs(),
             Self::RopeAppend(kernel) => kernel.needs(),
             Self::Dequantise(kernel) => kernel.needs(),
@@ -115,6 +119,7 @@ impl Kernel {
             Self::Copy(kernel) => kernel.define(),
             Self::Decode(kernel) => kernel.define(),
             Self::Merge(kernel) => kernel.define(),
+            Self::Flash(kernel) => kernel.define(),
             Self::MatVec(kernel) => kernel.define(),
             Self::RopeAppend(kernel) => kernel.define(),
             Self::Dequantise(kernel) => kernel.define(),

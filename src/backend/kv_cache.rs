@@ -50,6 +50,12 @@ pub enum CacheError {
         /// The shape given.
         found: String,
     },
+    /// The device could not write them.
+    #[error("keys and values could not be written to the cache: {reason}")]
+    Device {
+        /// The device's words.
+        reason: String,
+    },
 }
 
 /// Mutable storage for the keys and values of one layer.

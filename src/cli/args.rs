@@ -23,6 +23,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// List the devices and check every kernel on them.
     Doctor(DoctorArgs),
+    /// Time a model: prompts, and one token after the other.
+    Bench(BenchArgs),
     /// Time the GPU kernels that fit, and keep the fastest.
     Tune(TuneArgs),
 }
@@ -53,6 +55,10 @@ pub struct ModelArgs {
     /// fixtures/ is used.
     #[arg(long, value_name = "PATH|HUB_ID")]
     pub model: Option<PathBuf>,
+    /// Random weights instead of a model: smollm2-135m, llama-3.2-1b, llama-3.2-3b, llama-3-8b, or
+    /// a config.json. There is no tokenizer then.
+    #[arg(long, value_name = "NAME|FILE.json", conflicts_with = "model")]
+    pub shape: Option<String>,
     /// A folder with a LoRA adapter; may be given several times. (Not supported yet.)
     #[arg(long, value_name = "DIR")]
     pub adapter: Vec<PathBuf>,
@@ -151,6 +157,12 @@ pub struct TuneArgs {
     /// Formats of matrices, separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = super::tune::format, default_value = "f16")]
     pub formats: Vec<metal_candle_kernels::Format>,
+    /// Take the extents of matrices, and the heads, of this model, instead of --shapes.
+    #[arg(long, value_name = "PATH|HUB_ID", conflicts_with = "shapes")]
+    pub model: Option<PathBuf>,
+    /// The same, of a well-known model: see `bench --help`.
+    #[arg(long, value_name = "NAME|FILE.json", conflicts_with_all = ["shapes", "model"])]
+    pub shape: Option<String>,
     /// Extents of matrices, rows by columns: 4096x4096,14336x4096
     #[arg(long, value_delimiter = ',', value_parser = super::tune::shape,
           default_value = "4096x4096,14336x4096,128256x2048")]
@@ -159,7 +171,8 @@ pub struct TuneArgs {
     #[arg(long, value_delimiter = ',', default_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=8))]
     pub batch: Vec<u32>,
-    /// Numbers of keys to time decode attention with (32 query heads, 8 key/value heads).
+    /// Numbers of keys to time decode attention with (the model's heads; without a model, 32 query
+    /// heads and 8 key/value heads of 64 and of 128 values).
     #[arg(long, value_delimiter = ',')]
     pub keys: Vec<u32>,
     /// Variants to show of each shape, the fastest first.
@@ -177,6 +190,42 @@ pub struct TuneArgs {
     pub save: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+impl ModelArgs {
+    /// What was asked for, for people.
+    pub fn name(&self) -> String {
+        match (&self.shape, &self.model) {
+            (Some(shape), _) => format!("random weights in the shape of {shape}"),
+            (None, Some(model)) => model.display().to_string(),
+            (None, None) => "the default model".into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    Text,
+    Json,
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Lengths of prompts to time, separated by commas; 0 for none.
+    #[arg(long, short = 'p', value_delimiter = ',', default_value = "512")]
+    pub prompt: Vec<usize>,
+    /// Numbers of tokens to generate one after the other; 0 for none.
+    #[arg(long, short = 'n', value_delimiter = ',', default_value = "128")]
+    pub generate: Vec<usize>,
+    /// How often each is timed, after once without counting.
+    #[arg(long, short = 'r', default_value_t = 5,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub repeats: u16,
+    #[arg(long, value_enum, default_value_t = BenchFormat::Text)]
+    pub format: BenchFormat,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command line: arguments, progress and exit codes. All work is done by the library.
 
 mod args;
+mod bench;
 mod doctor;
 mod generate;
 mod inspect;
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -36,8 +36,7 @@ impl Source {
             let adapter = adapter.display();
             return Err(format!("--adapter {adapter}: this version cannot use adapters yet").into());
         }
-        let path = path(args.model.as_deref())?;
-        let checkpoint = Checkpoint::open(&path)?;
+        let checkpoint = checkpoint(args.model.as_deref(), args.shape.as_deref())?;
         let (device, why) = Device::open(args.device)?;
         let dtype = match args.dtype {
             DtypeChoice::Auto => device.default_dtype(),
@@ -45,7 +44,8 @@ impl Source {
             DtypeChoice::F16 => DType::F16,
         };
         device.check_dtype(dtype)?;
-        eprintln!("{} on {}, {} ({why})", path.display(), device.describe(), dtype.name());
+        let model = args.shape.as_ref().map_or(checkpoint.path(), Path::new).display();
+        eprintln!("{model} on {}, {} ({why})", device.describe(), dtype.name());
         Ok(Self { checkpoint, device, dtype })
     }
 }
@@ -70,6 +70,27 @@ pub fn load<B: Backend>(
     let model = models::load::<B>(checkpoint, options, device);
     bar.finish_and_clear();
     model
+}
+
+/// What `--model` or `--shape` names, or the default model.
+pub fn checkpoint(model: Option<&Path>, shape: Option<&str>) -> Result<Checkpoint, Failure> {
+    match shape {
+        Some(name) => random(name),
+        None => Ok(Checkpoint::open(&path(model)?)?),
+    }
+}
+
+/// Random weights in a shape: one of the library's, or that of a configuration file.
+fn random(name: &str) -> Result<Checkpoint, Failure> {
+    if let Some(config) = models::shape(name) {
+        return Ok(Checkpoint::random(config, 0));
+    }
+    let text = std::fs::read(name).map_err(|error| {
+        let known = models::SHAPES.join(", ");
+        format!("--shape {name}: expected {known}, or a config.json: {error}")
+    })?;
+    let config = serde_json::from_slice(&text).map_err(|error| format!("{name}: {error}"))?;
+    Ok(Checkpoint::random(config, 0))
 }
 
 fn path(model: Option<&Path>) -> Result<PathBuf, Failure> {

@@ -1,21 +1,23 @@
 //! `tune`: times the kernels that fit, and keeps the fastest.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use metal_candle::{
     Device,
     device::DeviceError,
     dispatch::{
-        Kernels,
-        tune::{self, Timing, Tuner, matvec_class},
+        Choices, Kernels, choose,
+        tune::{self, Timing, Tuner, attention_class, matvec_class},
     },
+    models::DecoderConfig,
 };
-use metal_candle_kernels::{Format, Reduce, attention, matvec};
+use metal_candle_kernels::{Format, attention, matvec};
 use serde_json::json;
 
 use super::{
     Failure,
     args::{Format as OutputFormat, TuneArgs},
+    model,
 };
 
 /// Launches in a sample.
@@ -55,10 +57,11 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
             "gb_per_second": bandwidth / 1e9, "share_of_copy": bandwidth / ceiling,
         }));
     };
-    let mut chosen: BTreeMap<String, String> = BTreeMap::new();
+    let mut chosen = Choices::default();
     let budget = Duration::from_secs_f64(args.budget.max(0.0));
+    let shapes = Shapes::of(args)?;
     for &format in &args.formats {
-        for &(rows, columns) in &args.shapes {
+        for &(rows, columns) in &shapes.matrices {
             if !(columns as usize).is_multiple_of(matvec::MatVec::columns_multiple(format)) {
                 eprintln!("{}: rows of {columns} are no whole number of blocks", format.name());
                 continue;
@@ -71,35 +74,23 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
                     say(class.clone(), timing, ceiling);
                 }
                 if let Some(best) = timings.first() {
-                    chosen.insert(class, best.kernel.clone());
+                    chosen.matvec.insert(class, best.kernel.clone());
                 }
             }
         }
     }
     for &keys in &args.keys {
-        let params = attention::Params {
-            batch: 1,
-            len: 1,
-            heads: 32,
-            kv_heads: 8,
-            keys,
-            capacity: keys,
-            start: 0,
-            splits: 1,
-            scale: 0.125,
-            soft_cap: 0.0,
-            window: 0,
-            causal: true,
-            padded: false,
-        };
-        for dim in [64, 128] {
-            let reduce = match kernels.plane() {
-                Some(32) => Reduce::Plane(32),
-                _ => Reduce::Shared(64),
+        for &(dim, heads, kv_heads) in &shapes.heads {
+            let params = decode_params(heads, kv_heads, keys);
+            let Some(decode) = choose::decode(&kernels, dim, kernels.f16(), &params) else {
+                continue;
             };
-            let decode = attention::Decode { dim, f16: kernels.f16(), rows: 4, reduce };
-            for (splits, timing) in tuner.attention(decode, params)?.iter().take(args.top) {
+            let timings = tuner.attention(decode, params)?;
+            for (splits, timing) in timings.iter().take(args.top) {
                 say(format!("attention d{dim} {keys} keys, {splits} parts"), timing, ceiling);
+            }
+            if let Some((splits, _)) = timings.first() {
+                chosen.attention.insert(attention_class(dim, decode.f16, &params), *splits);
             }
         }
     }
@@ -111,13 +102,54 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
         );
     }
     let mut choices = kernels.choices();
-    choices.matvec.extend(chosen);
+    choices.matvec.extend(chosen.matvec);
+    choices.attention.extend(chosen.attention);
     let path = args.save.clone().or_else(|| tune::default_path(&device.describe()));
-    if let Some(path) = path.filter(|_| !choices.matvec.is_empty()) {
+    if let Some(path) = path.filter(|_| !choices.is_empty()) {
         choices.save(&path)?;
         eprintln!("saved the fastest to {}", path.display());
     }
     Ok(())
+}
+
+/// What is timed.
+struct Shapes {
+    matrices: Vec<(u32, u32)>,
+    /// Head dimension, query heads and key/value heads.
+    heads: Vec<(u32, u32, u32)>,
+}
+
+impl Shapes {
+    fn of(args: &TuneArgs) -> Result<Self, Failure> {
+        if args.model.is_none() && args.shape.is_none() {
+            let heads = vec![(64, 32, 8), (128, 32, 8)];
+            return Ok(Self { matrices: args.shapes.clone(), heads });
+        }
+        let checkpoint = model::checkpoint(args.model.as_deref(), args.shape.as_deref())?;
+        let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
+        let matrices = config.matrices().into_iter().map(|[r, c]| (r as u32, c as u32)).collect();
+        let heads = (config.head_dim as u32, config.heads as u32, config.kv_heads as u32);
+        Ok(Self { matrices, heads: vec![heads] })
+    }
+}
+
+/// One new position over so many keys.
+fn decode_params(heads: u32, kv_heads: u32, keys: u32) -> attention::Params {
+    attention::Params {
+        batch: 1,
+        len: 1,
+        heads,
+        kv_heads,
+        keys,
+        capacity: keys,
+        start: 0,
+        splits: 1,
+        scale: 0.125,
+        soft_cap: 0.0,
+        window: 0,
+        causal: true,
+        padded: false,
+    }
 }
 
 /// `4096x2048`: rows and columns.

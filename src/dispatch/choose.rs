@@ -2,14 +2,57 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use metal_candle_kernels::{Format, Kernel, Reduce, attention, matvec, table};
+use metal_candle_kernels::{Format, Kernel, Reduce, attention, matvec, norm, table};
 
-use super::{Kernels, tune::matvec_class};
+use super::{Kernels, tune::{attention_class, matvec_class}};
 
 /// Cubes that keep a large GPU busy.
 const BUSY_CUBES: u32 = 512;
 /// Keys that a cube should have at least.
 const LEAST_KEYS: u32 = 128;
+
+/// How a group of threads adds up: by plane operations where planes are as kernels are written for,
+/// else `threads` of them through shared memory.
+fn reduce(kernels: &Kernels, threads: u32) -> Reduce {
+    match kernels.plane() {
+        Some(32) => Reduce::Plane(32),
+        _ => Reduce::Shared(threads),
+    }
+}
+
+/// The kernel of a norm.
+pub fn rms_norm(kernels: &Kernels, residual: bool) -> norm::RmsNorm {
+    norm::RmsNorm { residual, reduce: reduce(kernels, 16) }
+}
+
+/// The kernel that splits keys; `None` where the head dimension does not fit.
+pub fn decode(
+    kernels: &Kernels,
+    dim: u32,
+    f16: bool,
+    params: &attention::Params,
+) -> Option<attention::Decode> {
+    let rows = params.rows_per_kv_head().next_power_of_two().min(8);
+    let reduce = reduce(kernels, 64);
+    (dim.is_multiple_of(8) && (8..=256).contains(&dim)).then_some(attention::Decode {
+        dim,
+        f16,
+        rows,
+        reduce,
+    })
+}
+
+/// The kernel that splits query rows; `None` where the head dimension does not fit.
+pub fn flash(dim: u32, f16: bool, params: &attention::Params) -> Option<attention::Flash> {
+    // More rows read the keys less often; fewer rows give more cubes.
+    let tiles = params.batch * params.heads * params.len.div_ceil(64);
+    let rows = if dim > 128 || tiles < BUSY_CUBES / 2 { 32 } else { 64 };
+    (dim.is_multiple_of(16) && (16..=256).contains(&dim)).then_some(attention::Flash {
+        dim,
+        f16,
+        rows,
+    })
+}
 
 /// A matrix-vector kernel.
 pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> matvec::MatVec {
@@ -21,19 +64,15 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
     {
         return kernel;
     }
-    let (groups, rows, reduce) = match kernels.plane() {
+    let reduce = reduce(kernels, 16);
+    let (groups, rows) = match (reduce, batch, format.is_packed(), params.rows) {
         // As measured on an H200 (docs/kernels.md); `tune` finds better ones for other devices.
-        Some(32) => {
-            let (groups, rows) = match (batch, format.is_packed(), params.rows) {
-                (1, false, 65_536..) => (4, 4),
-                (1, false, 8192..) => (4, 2),
-                (1, true, 8192..) => (8, 8),
-                (1, true, _) => (8, 2),
-                _ => (4, 1),
-            };
-            (groups, rows, Reduce::Plane(32))
-        }
-        _ => (4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16)),
+        (Reduce::Plane(_), 1, false, 65_536..) => (4, 4),
+        (Reduce::Plane(_), 1, false, 8192..) => (4, 2),
+        (Reduce::Plane(_), 1, true, 8192..) => (8, 8),
+        (Reduce::Plane(_), 1, true, _) => (8, 2),
+        (Reduce::Shared(_), 1..8, ..) => (4, 2),
+        _ => (4, 1),
     };
     matvec::MatVec { format, batch, groups, rows, reduce }
 }
@@ -53,7 +92,10 @@ fn by_name(name: &str) -> Option<matvec::MatVec> {
 }
 
 /// Into how many parts to split the keys of one head.
-pub fn splits(params: &attention::Params) -> u32 {
+pub fn splits(kernels: &Kernels, dim: u32, f16: bool, params: &attention::Params) -> u32 {
+    if let Some(&splits) = kernels.choices().attention.get(&attention_class(dim, f16, params)) {
+        return splits.clamp(1, attention::MAX_SPLITS);
+    }
     let heads = params.batch * params.kv_heads * params.rows_per_kv_head().div_ceil(8);
     let wanted = BUSY_CUBES.div_ceil(heads);
     wanted.min(params.keys.div_ceil(LEAST_KEYS)).clamp(1, attention::MAX_SPLITS)

@@ -21,6 +21,8 @@ use super::{Choices, Entry, find, task::Task, trace::JIT};
 
 /// Uploaded parameters that are kept; a decode step adds a few.
 const KEPT_PARAMS: usize = 4096;
+/// The environment variable that, set to 1, has every kernel expanded at run time: for comparing.
+pub const JIT_VARIABLE: &str = "METAL_CANDLE_JIT";
 /// Cubes in one dimension that every API allows.
 const MAX_CUBES: u32 = 65_535;
 
@@ -52,6 +54,8 @@ pub struct Kernels {
     f16: bool,
     max_threads: u32,
     max_shared: usize,
+    /// Whether to leave the pregenerated texts alone, see [`JIT_VARIABLE`].
+    expand: bool,
     params: Mutex<HashMap<Vec<u32>, Handle>>,
     choices: Mutex<Choices>,
     resolved: Mutex<HashMap<Kernel, Result<Task, LaunchError>>>,
@@ -88,6 +92,7 @@ impl Kernels {
             max_threads: hardware.max_units_per_cube,
             max_shared: hardware.max_shared_memory_size,
             client,
+            expand: std::env::var_os(JIT_VARIABLE).is_some_and(|value| value == "1"),
             params: Mutex::default(),
             choices: Mutex::default(),
             resolved: Mutex::default(),
@@ -125,6 +130,11 @@ impl Kernels {
     /// Whether the device meets a kernel's needs.
     pub fn meets(&self, needs: &Needs) -> bool {
         needs.plane.is_none_or(|plane| self.plane == Some(plane)) && (self.f16 || !needs.f16)
+    }
+
+    /// Memory that CubeCL holds on the device, in bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        Some(self.client.memory_usage().ok()?.bytes_reserved)
     }
 
     /// Memory for `bytes` bytes, not initialised.
@@ -256,7 +266,7 @@ impl Kernels {
         if !self.meets(&needs) {
             return Err(LaunchError::Needs { kernel: name, needs: format!("{needs:?}") });
         }
-        let entry = find(&name).filter(|entry| self.fits(entry));
+        let entry = find(&name).filter(|entry| self.fits(entry) && !self.expand);
         if entry.is_none() {
             tracing::info!(kernel = %name, "not generated at build time: expanding it now");
         }

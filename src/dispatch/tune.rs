@@ -65,7 +65,11 @@ impl Timing {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choices {
     /// By [`matvec_class`].
+    #[serde(default)]
     pub matvec: BTreeMap<String, String>,
+    /// Into how many parts the keys are split, by [`attention_class`].
+    #[serde(default)]
+    pub attention: BTreeMap<String, u32>,
 }
 
 /// The shapes that share a choice: format, rows of `x`, rows and columns of the matrix.
@@ -74,7 +78,20 @@ pub fn matvec_class(format: Format, params: &matvec::Params) -> String {
     format!("{} b{batch} {}x{}", format.name(), params.rows, params.columns)
 }
 
+/// The shapes that share a choice: head dimension and type of the cache, heads, sequences, query
+/// rows, and the keys to the next power of two.
+pub fn attention_class(dim: u32, f16: bool, params: &attention::Params) -> String {
+    let attention::Params { batch, len, heads, kv_heads, keys, .. } = params;
+    let (ty, keys) = (if f16 { "f16" } else { "f32" }, keys.next_power_of_two());
+    format!("d{dim} {ty} {heads}/{kv_heads} b{batch} x{len} {keys}")
+}
+
 impl Choices {
+    /// Whether nothing was chosen.
+    pub fn is_empty(&self) -> bool {
+        self.matvec.is_empty() && self.attention.is_empty()
+    }
+
     /// Reads a file that [`Choices::save`] wrote.
     ///
     /// # Errors

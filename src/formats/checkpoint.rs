@@ -9,7 +9,7 @@ use super::container::{Container, read_small};
 use super::error::similar_names;
 use super::gguf::{self, GgufFile, GgufTensor, Permutation};
 use super::safetensors::SafetensorsSet;
-use super::{FormatError, RawTensor, Result, TensorInfo};
+use super::{FormatError, RandomWeights, RawTensor, Result, TensorInfo};
 
 /// An opened model.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ impl Checkpoint {
                     generation_config = None;
                 }
             }
-            Container::Safetensors(_) => {
+            // Random weights do not come from a path: see `Checkpoint::random`.
+            Container::Safetensors(_) | Container::Random(_) => {
                 config_path = in_folder("config.json").ok_or_else(|| FormatError::MissingFile {
                     path: folder.clone(),
                     expected: "config.json beside the weights".to_owned(),
@@ -85,6 +86,20 @@ impl Checkpoint {
         })
     }
 
+    /// No file, but random weights of a configuration in Hugging Face's shape: for timing.
+    pub fn random(config: Value, seed: u64) -> Self {
+        let container = Container::Random(RandomWeights::new(seed));
+        Self {
+            path: container.path().to_path_buf(),
+            config_path: container.path().to_path_buf(),
+            container,
+            config,
+            generation_config: None,
+            tokenizer_file: None,
+            permutation: None,
+        }
+    }
+
     /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
@@ -101,7 +116,7 @@ impl Checkpoint {
         &self.container
     }
 
-    /// `GGUF` or `safetensors`.
+    /// `GGUF`, `safetensors` or `random weights`.
     pub fn format_name(&self) -> &'static str {
         self.container.format_name()
     }
@@ -171,6 +186,7 @@ impl Checkpoint {
         match &self.container {
             Container::Gguf(file) => find_gguf(file, name).is_some(),
             Container::Safetensors(set) => set.get(name).is_some(),
+            Container::Random(_) => RandomWeights::contains(name),
         }
     }
 
@@ -187,6 +203,12 @@ impl Checkpoint {
         match &self.container {
             Container::Gguf(file) => self.gguf_tensor(file, name),
             Container::Safetensors(set) => safetensors_tensor(set, name),
+            // They have the shape that they are asked for.
+            Container::Random(_) => Err(FormatError::MissingTensor {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+                similar: Vec::new(),
+            }),
         }
     }
 
@@ -195,10 +217,14 @@ impl Checkpoint {
     /// # Errors
     /// Also [`FormatError::ShapeMismatch`].
     pub fn tensor_of_shape(&self, name: &str, expected: &[usize]) -> Result<RawTensor<'_>> {
+        if let Container::Random(weights) = &self.container {
+            return Ok(weights.tensor(name, expected));
+        }
         // The shape first: a wrong one is the better message where rows cannot be reordered.
         let found = match &self.container {
             Container::Gguf(file) => find_gguf(file, name).map(|t| (file.path(), t.shape())),
             Container::Safetensors(set) => set.get(name).map(|(file, t)| (file.path(), t.shape)),
+            Container::Random(_) => None,
         };
         match found {
             Some((path, found)) if found != expected => Err(FormatError::ShapeMismatch {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::gguf::{self, GgufFile};
 use super::safetensors::SafetensorsSet;
-use super::{FormatError, Result, TensorInfo};
+use super::{FormatError, RandomWeights, Result, TensorInfo};
 
 /// An opened and checked file (or set of shards), of either format.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub enum Container {
     Gguf(GgufFile),
     /// One safetensors file, or shards.
     Safetensors(SafetensorsSet),
+    /// No file.
+    Random(RandomWeights),
 }
 
 impl Container {
@@ -61,23 +63,26 @@ impl Container {
         match self {
             Self::Gguf(file) => file.path(),
             Self::Safetensors(set) => set.path(),
+            Self::Random(_) => RandomWeights::path(),
         }
     }
 
-    /// `GGUF` or `safetensors`.
+    /// `GGUF`, `safetensors` or `random weights`.
     pub fn format_name(&self) -> &'static str {
         match self {
             Self::Gguf(_) => "GGUF",
             Self::Safetensors(_) => "safetensors",
+            Self::Random(_) => "random weights",
         }
     }
 
-    /// The tensors, by their names in the file.
+    /// The tensors, by their names in the file. Random weights have no list.
     pub fn infos(&self) -> impl Iterator<Item = TensorInfo> {
-        // Two iterators of different types, of which one is empty.
+        // Two iterators of different types, of which at most one has anything.
         let (gguf, safetensors) = match self {
             Self::Gguf(file) => (Some(file), None),
             Self::Safetensors(set) => (None, Some(set)),
+            Self::Random(_) => (None, None),
         };
         let gguf =
             gguf.into_iter().flat_map(|file| file.tensors().iter().map(gguf::GgufTensor::info));
@@ -90,7 +95,7 @@ impl Container {
     pub fn gguf(&self) -> Option<&GgufFile> {
         match self {
             Self::Gguf(file) => Some(file),
-            Self::Safetensors(_) => None,
+            Self::Safetensors(_) | Self::Random(_) => None,
         }
     }
 }

@@ -19,6 +19,7 @@ mod container;
 mod error;
 pub mod gguf;
 mod map;
+mod random;
 pub mod safetensors;
 mod tensor;
 
@@ -26,5 +27,6 @@ pub use checkpoint::{Checkpoint, TokenizerSource};
 pub use container::Container;
 pub use error::{FormatError, Result};
 pub use gguf::GgufFile;
+pub use random::RandomWeights;
 pub use safetensors::{SafetensorsFile, SafetensorsSet};
 pub use tensor::{RawTensor, TensorInfo};

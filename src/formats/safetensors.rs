@@ -24,6 +24,7 @@ mod set;
 
 pub use ::safetensors::Dtype;
 pub use set::SafetensorsSet;
+pub(crate) use set::{INDEX, SINGLE, read_index};
 
 /// The largest header that the reference reader takes.
 const MAX_HEADER: usize = 100_000_000;

@@ -12,6 +12,10 @@ use crate::{
     tokenizer::{Tokenizer, TokenizerError},
 };
 
+/// Tokens of a prompt that are run at a time: what lies between the layers takes memory for these,
+/// however long the prompt is.
+const PART: usize = 2048;
+
 /// Why a generation failed.
 #[derive(Debug, Error)]
 pub enum GenerateError {
@@ -161,15 +165,20 @@ pub fn generate<B: Backend>(
     Ok(Generation { tokens, text: text.text, stop, timings })
 }
 
-/// Runs new tokens and reads the logits of the last position.
-fn last_logits<B: Backend>(
+/// Runs new tokens, a part at a time, and reads the logits of the last position.
+pub(super) fn last_logits<B: Backend>(
     model: &dyn CausalLm<B>,
     tokens: &[u32],
     cache: &mut Cache<B>,
 ) -> Result<Vec<f32>, GenerateError> {
-    let batch = TokenBatch::new(&[tokens])?;
-    let logits = model.forward(&batch, Some(cache), LogitRows::Last)?;
-    read(logits)
+    let mut parts = tokens.chunks(PART).peekable();
+    while let Some(part) = parts.next() {
+        let logits = model.forward(&TokenBatch::new(&[part])?, Some(cache), LogitRows::Last)?;
+        if parts.peek().is_none() {
+            return read(logits);
+        }
+    }
+    Err(BatchError::Empty { row: 0 }.into())
 }
 
 /// Reads f32 values back from the device.

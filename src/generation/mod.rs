@@ -13,6 +13,7 @@
 //! None of these knows a model: they work on slices, ids and text. [`generate`] is the loop around
 //! them and a [`CausalLm`](crate::models::CausalLm).
 
+pub mod bench;
 mod generate;
 mod sampling;
 mod stop;

@@ -93,6 +93,22 @@ impl DecoderConfig {
         })
     }
 
+    /// The extents of its matrices, rows (outputs) by columns (inputs), each once.
+    pub fn matrices(&self) -> Vec<[usize; 2]> {
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let mut all = vec![
+            [queries, self.hidden],
+            [keys, self.hidden],
+            [self.hidden, queries],
+            [self.intermediate, self.hidden],
+            [self.hidden, self.intermediate],
+            [self.vocabulary, self.hidden],
+        ];
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// The extent of its attention layers.
     pub fn attention(&self) -> AttentionConfig {
         let &Self { hidden, heads, kv_heads, head_dim, .. } = self;

@@ -5,6 +5,7 @@ mod cache;
 mod config;
 mod decoder;
 mod llama;
+mod shapes;
 mod tokens;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use thiserror::Error;
 pub use cache::Cache;
 pub use config::DecoderConfig;
 pub use llama::Llama;
+pub use shapes::{SHAPES, shape};
 pub use tokens::{BatchError, TokenBatch};
 
 use crate::{

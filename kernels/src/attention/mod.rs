@@ -1,17 +1,21 @@
-//! Attention of a few query rows over a cache of keys and values (flash decoding, Dao et al., 2023):
-//! what a decode step does with its context. It is bound by reading the cache, once.
-//!
+//! Attention over a cache of keys and values:
 //! `out = softmax(cap(q · kᵀ · scale) + mask) · v`, with the maximum and the sum of the softmax
-//! kept as the keys go by (Milakov & Gimelshein, 2018). Keys are split over cubes ([`Decode`]);
-//! each leaves its maximum, sum and unnormalised values, and a second kernel joins them ([`Merge`]).
-//! The query heads of one key/value head share what is read.
+//! kept as the keys go by (Milakov & Gimelshein, 2018).
+//!
+//! - A few query rows (flash decoding, Dao et al., 2023): what a decode step does with its context.
+//!   It is bound by reading the cache, once. Keys are split over cubes ([`Decode`]); each leaves its
+//!   maximum, sum and unnormalised values, and a second kernel joins them ([`Merge`]). The query
+//!   heads of one key/value head share what is read.
+//! - Many query rows: what a prompt needs, bound by arithmetic ([`Flash`]).
 
 mod decode;
+mod flash;
 mod merge;
 
 use cubecl::prelude::*;
 
 pub use decode::Decode;
+pub use flash::Flash;
 pub use merge::{MAX_SPLITS, Merge};
 
 use crate::{Kernel, Reduce};
@@ -19,7 +23,7 @@ use crate::{Kernel, Reduce};
 /// Stands for minus infinity: fast maths on Metal may assume that there is none.
 pub(crate) const LOWEST: f32 = -1.0e30;
 
-/// The sizes of one launch; both kernels read the same.
+/// The sizes of one launch; all kernels read the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Sequences.
@@ -36,7 +40,7 @@ pub struct Params {
     pub capacity: u32,
     /// Where the oldest key lies; from the end the cache goes on at its start (a ring).
     pub start: u32,
-    /// Cubes that share the keys of one head: at most [`MAX_SPLITS`].
+    /// Cubes that share the keys of one head: at most [`MAX_SPLITS`]; 1 for [`Flash`].
     pub splits: u32,
     /// What scores are multiplied with.
     pub scale: f32,
@@ -119,6 +123,10 @@ pub(crate) fn table() -> Vec<Kernel> {
                 for reduce in [Reduce::Plane(32), Reduce::Shared(64)] {
                     all.push(Kernel::Decode(Decode { dim, f16, rows, reduce }));
                 }
+            }
+            // Of the largest heads a thread can hold no more rows.
+            for &rows in if dim > 128 { &[32][..] } else { &[32, 64] } {
+                all.push(Kernel::Flash(Flash { dim, f16, rows }));
             }
         }
         all.push(Kernel::Merge(Merge { dim }));

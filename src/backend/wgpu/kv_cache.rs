@@ -3,31 +3,29 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
-use burn_cubecl::tensor::CubeTensor;
-use cubecl::{
-    Runtime,
-    server::Handle,
-    wgpu::WgpuRuntime,
-    zspace::{Strides, metadata::Metadata},
-};
+use burn::tensor::{DType, Tensor};
+use cubecl::server::Handle;
 use metal_candle_kernels::{
-    Kernel, Reduce,
-    attention::{self, Decode, Merge},
+    Kernel,
     rope::{self, RopeAppend},
 };
 
-use super::{Wgpu, WgpuDevice, cube};
+use super::{
+    Wgpu, WgpuDevice,
+    attention::{self, Context, Extent},
+    cube,
+};
 use crate::{
     backend::{
         AttentionOptions, Backend, CacheError, KvCache, KvCacheShape, RopeOrder, RotaryStep,
         kv_cache::check_append,
     },
-    dispatch::{Kernels, choose},
+    dispatch::{Kernels, LaunchError},
 };
 
-/// Query rows of a sequence up to which the decode kernels are used.
-const FEW_ROWS: usize = 8;
+/// Why attention is not by kernels.
+const ATTENTION: &str = "head dimensions must be multiples of 8, or of 16 for more than 8 query rows, \
+                         and at most 256";
 
 /// Keys and values as `[batch, kv_heads, capacity, head_dim]`.
 #[derive(Clone, Debug)]
@@ -42,22 +40,11 @@ pub struct WgpuKvCache {
     written: u64,
 }
 
-/// Hidden positions at the front of each sequence, as kernels read them.
-fn padding(options: &AttentionOptions) -> Vec<u32> {
-    match &options.left_padding {
-        Some(padding) => padding.iter().map(|&p| p as u32).collect(),
-        None => vec![0],
-    }
-}
-
 impl WgpuKvCache {
     fn bytes(&self) -> usize {
         self.shape.bytes(self.shape.capacity, self.dtype) as usize / 2
     }
 
-    fn is_f16(&self) -> bool {
-        self.dtype == DType::F16
-    }
 
     /// The buffers to write to: nobody else's.
     fn writable(&mut self) -> Arc<[Handle; 2]> {
@@ -70,126 +57,34 @@ impl WgpuKvCache {
         buffers
     }
 
+    fn extent(&self) -> [usize; 4] {
+        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
+        [batch, kv_heads, capacity, head_dim]
+    }
+
     fn copy_of(&self, handle: &Handle) -> Handle {
-        let shape = self.shape;
-        let extent = [shape.batch, shape.kv_heads, shape.capacity, shape.head_dim];
-        let client = WgpuRuntime::client(&self.device);
-        let tensor = CubeTensor::new_contiguous(
-            client,
-            self.device.clone(),
-            Shape::from(extent),
-            handle.clone(),
-            self.dtype,
-        );
-        tensor.copy().handle
+        cube::over(&self.device, &self.extent(), handle.clone(), self.dtype).copy().handle
     }
 
-    /// The keys or values that are held, where they lie.
-    fn view(&self, handle: &Handle) -> Tensor<Wgpu, 4> {
-        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
-        let shape = Shape::from([batch, kv_heads, self.len, head_dim]);
-        let strides =
-            Strides::new(&[kv_heads * capacity * head_dim, capacity * head_dim, head_dim, 1]);
-        let tensor = CubeTensor::new(
-            WgpuRuntime::client(&self.device),
-            handle.clone(),
-            Metadata::new(shape, strides),
-            self.device.clone(),
-            self.dtype,
-        );
-        Tensor::from_primitive(TensorPrimitive::Float(tensor))
+    /// What attention is over when so many positions are held.
+    fn at(&self, len: usize) -> Extent<'_> {
+        Extent { kernels: &self.kernels, shape: self.shape, dtype: self.dtype, len }
     }
 
-    /// What the decode kernels need for `rows` new positions.
-    fn attention_params(
-        &self,
-        len: usize,
-        rows: usize,
-        heads: usize,
-        options: &AttentionOptions,
-    ) -> attention::Params {
-        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
-        let mut params = attention::Params {
-            batch: batch as u32,
-            len: rows as u32,
-            heads: heads as u32,
-            kv_heads: kv_heads as u32,
-            keys: len as u32,
-            capacity: capacity as u32,
-            start: 0,
-            splits: 1,
-            scale: options.scale_for(head_dim),
-            soft_cap: options.softcap.unwrap_or(0.0),
-            // A window as long as everything hides nothing; 0 would mean that.
-            window: options.window.map_or(0, |window| window.min(len).max(1) as u32),
-            causal: options.causal,
-            padded: options.left_padding.is_some(),
-        };
-        params.splits = choose::splits(&params);
-        params
-    }
-
-    fn decode_kernel(&self, params: &attention::Params) -> Decode {
-        let rows = params.rows_per_kv_head().next_power_of_two().min(8);
-        let reduce = match self.kernels.plane() {
-            Some(32) => Reduce::Plane(32),
-            _ => Reduce::Shared(64),
-        };
-        Decode { dim: self.shape.head_dim as u32, f16: self.is_f16(), rows, reduce }
-    }
-
-    /// Whether the decode kernels take these query rows.
-    fn decodes(&self, rows: usize, heads: usize) -> bool {
-        let KvCacheShape { kv_heads, head_dim, .. } = self.shape;
-        (1..=FEW_ROWS).contains(&rows)
-            && heads.is_multiple_of(kv_heads)
-            && head_dim.is_multiple_of(8)
-            && head_dim <= 256
-            && self.len > 0
+    /// What is held, as attention takes it.
+    fn context<'a>(&'a self, [keys, values]: &'a [Handle; 2]) -> Context<'a> {
+        Context { extent: self.at(self.len), keys, values }
     }
 
     /// Attention of `q: [batch, rows, heads, dim]` in f32 over all that is held; the output as `q`.
-    fn decode(
+    fn attend_rows(
         &self,
         q: &Handle,
         rows: usize,
         heads: usize,
         options: &AttentionOptions,
     ) -> Option<Handle> {
-        let [keys, values] = &**self.buffers.as_ref()?;
-        let params = self.attention_params(self.len, rows, heads, options);
-        let padding = self.kernels.params(padding(options));
-        let dim = self.shape.head_dim as u32;
-        let parts = params.parts() as usize;
-        let vectors = cube::empty(&self.kernels, parts * dim as usize);
-        let ends = cube::empty(&self.kernels, parts * 2);
-        let out = cube::empty(&self.kernels, (params.rows() * dim) as usize);
-        let kernel = self.decode_kernel(&params);
-        let words = params.words();
-        // SAFETY: the buffers have the extents that the parameters state.
-        unsafe {
-            self.kernels.launch(
-                Kernel::Decode(kernel),
-                kernel.cubes(&params),
-                &[q, keys, values, &padding],
-                words.clone(),
-                &[&vectors, &ends],
-            )
-        }
-        .ok()?;
-        let merge = Merge { dim };
-        // SAFETY: as above.
-        unsafe {
-            self.kernels.launch(
-                Kernel::Merge(merge),
-                merge.cubes(&params),
-                &[&vectors, &ends],
-                words,
-                &[&out],
-            )
-        }
-        .ok()?;
-        Some(out)
+        self.context(self.buffers.as_ref()?).attend(q, rows, heads, options)
     }
 
     fn rope_params(
@@ -219,8 +114,8 @@ impl WgpuKvCache {
         q_len: usize,
         params: rope::Params,
         order: RopeOrder,
-    ) -> Option<Handle> {
-        let f16 = self.is_f16();
+    ) -> Result<Handle, LaunchError> {
+        let f16 = self.dtype == DType::F16;
         let target = self.writable();
         let turned = cube::empty(&self.kernels, q_len.max(1));
         let kernel = RopeAppend { adjacent: order == RopeOrder::AdjacentPairs, f16 };
@@ -232,12 +127,11 @@ impl WgpuKvCache {
                 &buffers,
                 params.words(),
                 &[&turned, &target[0], &target[1]],
-            )
+            )?;
         }
-        .ok()?;
         self.written += self.shape.bytes(params.len as usize, self.dtype);
         self.len += params.len as usize;
-        Some(turned)
+        Ok(turned)
     }
 
     /// Rotation, cache and attention by kernels; `None` where they do not take it.
@@ -268,13 +162,11 @@ impl WgpuKvCache {
         let [q, k, v] = [q, k, v].map(|t| cube::contiguous(t.clone()));
         let [cos, sin] = [&step.cos, &step.sin].map(|t| cube::contiguous(t.clone()));
         let buffers = [&q.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
-        let turned = self.rope_append(buffers, rows * width, params, step.order)?;
-        if self.decodes(len, heads)
-            && let Some(out) = self.decode(&turned, len, heads, &step.options)
-        {
+        let turned = self.rope_append(buffers, rows * width, params, step.order).ok()?;
+        if let Some(out) = self.attend_rows(&turned, len, heads, &step.options) {
             return Some(Ok(cube::floats(&self.device, [rows, width], out)));
         }
-        super::ops::by_reference("attention", "more than 8 query rows");
+        super::ops::by_reference("attention", ATTENTION);
         let turned = cube::floats(&self.device, [batch, len, heads, head_dim], turned);
         let out = self.attend_by_operations(turned.swap_dims(1, 2), &step.options);
         Some(Ok(out.swap_dims(1, 2).reshape([rows, width])))
@@ -286,7 +178,10 @@ impl WgpuKvCache {
         options: &AttentionOptions,
     ) -> Tensor<Wgpu, 4> {
         let Some(buffers) = &self.buffers else { return q.zeros_like() };
-        let [k, v] = [0, 1].map(|i| self.view(&buffers[i]));
+        let [k, v] = [0, 1].map(|i| {
+            let handle = buffers[i].clone();
+            cube::positions(&self.device, self.extent(), self.len, handle, self.dtype)
+        });
         Wgpu::scaled_dot_product_attention(q, k, v, options)
     }
 }
@@ -322,9 +217,9 @@ impl KvCache<Wgpu> for WgpuKvCache {
         let sin = cube::contiguous(Tensor::<Wgpu, 3>::zeros(angles, (&self.device, DType::F32)));
         let params = self.rope_params(new, 0, self.len, false);
         let buffers = [&k.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
-        // No kernel can be missing here: it needs nothing but the cache's own type.
-        let _ = self.rope_append(buffers, 0, params, RopeOrder::HalfSplit);
-        Ok(())
+        self.rope_append(buffers, 0, params, RopeOrder::HalfSplit)
+            .map(|_| ())
+            .map_err(|refusal| CacheError::Device { reason: refusal.to_string() })
     }
 
     fn truncate(&mut self, len: usize) {
@@ -337,13 +232,12 @@ impl KvCache<Wgpu> for WgpuKvCache {
         if self.len == 0 {
             return q.zeros_like();
         }
-        if self.decodes(rows, heads) {
-            let by_row = cube::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
-            if let Some(out) = self.decode(&by_row.handle, rows, heads, options) {
-                let out = cube::floats(&self.device, [batch, rows, heads, dim], out);
-                return out.swap_dims(1, 2).cast(dtype);
-            }
+        let by_row = cube::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
+        if let Some(out) = self.attend_rows(&by_row.handle, rows, heads, options) {
+            let out = cube::floats(&self.device, [batch, rows, heads, dim], out);
+            return out.swap_dims(1, 2).cast(dtype);
         }
+        super::ops::by_reference("attention", ATTENTION);
         self.attend_by_operations(q, options)
     }
 
@@ -351,9 +245,9 @@ impl KvCache<Wgpu> for WgpuKvCache {
         let per_sequence = step.cos.dims()[0] > 1;
         let rope = self.rope_params(step.len, heads, self.len, per_sequence);
         self.kernels.params(rope.words());
-        self.kernels.params(padding(&step.options));
-        let len = self.len + step.len;
-        self.kernels.params(self.attention_params(len, step.len, heads, &step.options).words());
+        self.kernels.params(attention::padding(&step.options));
+        let extent = self.at(self.len + step.len);
+        self.kernels.params(extent.params(step.len, heads, &step.options).words());
     }
 
     fn bytes_written(&self) -> u64 {

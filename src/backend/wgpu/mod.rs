@@ -9,6 +9,7 @@
 //! underneath this trait, and `autotune` costs seconds at the first product of each shape.
 
 mod adapter;
+mod attention;
 mod cube;
 mod kv_cache;
 mod ops;
@@ -23,7 +24,7 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use cubecl::{Runtime, wgpu::WgpuRuntime};
 
-use super::{Backend, CacheError, HostPacked, RotaryStep};
+use super::{AttentionOptions, Backend, CacheError, HostPacked, RotaryStep};
 
 /// burn's cube backend over wgpu. Booleans take 32 bits, because WGSL can address nothing smaller.
 pub type Wgpu = CubeBackend<WgpuRuntime, f32, i32, u32>;
@@ -108,6 +109,18 @@ impl Backend for Wgpu {
         ops::swiglu(&gate, &up).unwrap_or_else(|| {
             ops::by_reference("swiglu", "it takes f32, four columns at a time");
             super::ops::swiglu(gate, up)
+        })
+    }
+
+    fn attention_with_lse(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
+        attention::with_lse(&q, &k, &v, options).unwrap_or_else(|| {
+            ops::by_reference("attention", "head dimensions must be multiples of 16, at most 256");
+            super::attention::forward(&q, &k, &v, options)
         })
     }
 

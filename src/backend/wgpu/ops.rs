@@ -1,7 +1,7 @@
 //! The operations that have kernels. Each gives its arguments back where no kernel takes them.
 
 use burn::tensor::{DType, Tensor};
-use metal_candle_kernels::{Format, Kernel, Reduce, matvec, norm, swiglu};
+use metal_candle_kernels::{Format, Kernel, matvec, norm, swiglu};
 
 use super::{Wgpu, cube};
 use crate::dispatch::{Kernels, choose};
@@ -26,14 +26,6 @@ fn plain_format(dtype: DType) -> Option<Format> {
         DType::F32 => Some(Format::F32),
         DType::F16 => Some(Format::F16),
         _ => None,
-    }
-}
-
-/// How a group of threads adds up on this device.
-pub(super) fn reduce(kernels: &Kernels) -> Reduce {
-    match kernels.plane() {
-        Some(32) => Reduce::Plane(32),
-        _ => Reduce::Shared(16),
     }
 }
 
@@ -100,7 +92,7 @@ pub(super) fn rms_norm(
     }
     let device = x.device();
     let kernels = Kernels::of(&device);
-    let kernel = norm::RmsNorm { residual: residual.is_some(), reduce: reduce(&kernels) };
+    let kernel = choose::rms_norm(&kernels, residual.is_some());
     let params =
         norm::Params { rows: rows as u32, columns: columns as u32, epsilon: epsilon as f32 };
     let weight = cube::contiguous(weight.clone());

@@ -3,7 +3,7 @@
 use half::f16;
 use metal_candle_kernels::{
     Format, Kernel,
-    attention::{self, Decode, Merge},
+    attention::{self, Decode, Flash, Merge},
     copy::Copy,
     dequantise::{self, Dequantise},
     matvec::{self, MatVec},
@@ -33,6 +33,26 @@ pub fn cases(kernel: Kernel) -> Vec<Case> {
         Kernel::RopeAppend(variant) => ropes(kernel, variant),
         Kernel::Decode(variant) => attentions(kernel, variant),
         Kernel::Merge(variant) => merges(kernel, variant),
+        Kernel::Flash(variant) => flashes(kernel, variant),
+    }
+}
+
+/// The cases of a kernel that take longer: attention over 32,768 keys.
+pub fn long_cases(kernel: Kernel) -> Vec<Case> {
+    match kernel {
+        Kernel::Decode(variant) if variant.dim == 64 && [1, 8].contains(&variant.rows) => {
+            // As many rows as a cube takes, each of another position.
+            let params = attention::Params {
+                len: variant.rows,
+                heads: 1,
+                capacity: 32_800,
+                start: 32_700,
+                splits: 61,
+                ..plain(32_768)
+            };
+            vec![attention_case(kernel, variant, params, &[0])]
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -329,30 +349,37 @@ fn attentions(kernel: Kernel, variant: Decode) -> Vec<Case> {
         attention::Params { batch: 2, splits: 2, padded: true, causal: false, ..plain(19) };
     [(plain(1), vec![0]), (everything, vec![60, 130]), (hidden, vec![0, 19])]
         .into_iter()
-        .map(|(params, padding)| {
-            let dim = variant.dim as usize;
-            let mut noise = Noise::new(17);
-            let q = noise.floats((params.rows() as usize) * dim);
-            let cells = (params.batch * params.kv_heads * params.capacity) as usize * dim;
-            let (keys, k) = cached(&mut noise, cells, variant.f16);
-            let (values, v) = cached(&mut noise, cells, variant.f16);
-            let [vectors, ends] = parts(&q, &k, &v, &padding, &params, dim);
-            Case {
-                kernel,
-                label: format!("{} x {} rows, {} keys", params.batch, params.len, params.keys),
-                cubes: variant.cubes(&params),
-                buffers: vec![
-                    input(&q),
-                    keys,
-                    values,
-                    input(&padding),
-                    input(&params.words()),
-                    output(vectors, SUMS),
-                    output(ends, SUMS),
-                ],
-            }
-        })
+        .map(|(params, padding)| attention_case(kernel, variant, params, &padding))
         .collect()
+}
+
+fn attention_case(
+    kernel: Kernel,
+    variant: Decode,
+    params: attention::Params,
+    padding: &[u32],
+) -> Case {
+    let dim = variant.dim as usize;
+    let mut noise = Noise::new(17);
+    let q = noise.floats((params.rows() as usize) * dim);
+    let cells = (params.batch * params.kv_heads * params.capacity) as usize * dim;
+    let (keys, k) = cached(&mut noise, cells, variant.f16);
+    let (values, v) = cached(&mut noise, cells, variant.f16);
+    let [vectors, ends] = parts(&q, &k, &v, padding, &params, dim);
+    Case {
+        kernel,
+        label: format!("{} x {} rows, {} keys", params.batch, params.len, params.keys),
+        cubes: variant.cubes(&params),
+        buffers: vec![
+            input(&q),
+            keys,
+            values,
+            input(padding),
+            input(&params.words()),
+            output(vectors, SUMS),
+            output(ends, SUMS),
+        ],
+    }
 }
 
 /// What [`Decode`] leaves: the unnormalised vector, maximum and sum of each row and part.
@@ -382,6 +409,60 @@ fn parts(
         }
     }
     [vectors, ends]
+}
+
+/// A few rows of one tile of keys; a ring with everything on, past a tile of rows and several of
+/// keys; and sequences of which one sees nothing.
+fn flashes(kernel: Kernel, variant: Flash) -> Vec<Case> {
+    let few = attention::Params { len: 9, ..plain(9) };
+    let everything = attention::Params {
+        batch: 2,
+        len: 67,
+        heads: 4,
+        kv_heads: 2,
+        capacity: 150,
+        start: 90,
+        soft_cap: 5.0,
+        window: 37,
+        padded: true,
+        ..plain(131)
+    };
+    let hidden = attention::Params { batch: 2, len: 17, padded: true, causal: false, ..plain(19) };
+    [(few, vec![0]), (everything, vec![60, 130]), (hidden, vec![0, 19])]
+        .into_iter()
+        .map(|(params, padding)| {
+            let dim = variant.dim as usize;
+            let mut noise = Noise::new(23);
+            let rows = params.rows() as usize;
+            let q = noise.floats(rows * dim);
+            let cells = (params.batch * params.kv_heads * params.capacity) as usize * dim;
+            let (keys, k) = cached(&mut noise, cells, variant.f16);
+            let (values, v) = cached(&mut noise, cells, variant.f16);
+            // The log-sum-exp of nothing does not matter here: its size would hide all differences.
+            let (mut out, mut log_sums) = (Vec::new(), Vec::new());
+            for row in 0..rows {
+                let all = 0..params.keys;
+                let (vector, best, sum) =
+                    reference::attention_part(&q, &k, &v, &padding, &params, dim, row, all);
+                out.extend(vector.iter().map(|v| if sum == 0.0 { 0.0 } else { v / sum }));
+                log_sums.push(if sum == 0.0 { f64::NAN } else { best + sum.ln() });
+            }
+            Case {
+                kernel,
+                label: format!("{} x {} rows, {} keys", params.batch, params.len, params.keys),
+                cubes: variant.cubes(&params),
+                buffers: vec![
+                    input(&q),
+                    keys,
+                    values,
+                    input(&padding),
+                    input(&params.words()),
+                    output(out, SUMS),
+                    output(log_sums, SUMS),
+                ],
+            }
+        })
+        .collect()
 }
 
 fn merges(kernel: Kernel, variant: Merge) -> Vec<Case> {

@@ -14,7 +14,7 @@ use metal_candle_kernels::Kernel;
 
 use super::{Kernels, LaunchError};
 
-pub use cases::cases;
+pub use cases::{cases, long_cases};
 pub use report::{Family, Report};
 
 /// A buffer of a launch.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use metal_candle_kernels::Kernel;
 use serde::Serialize;
 
-use super::{super::Kernels, cases};
+use super::{super::Kernels, cases, long_cases};
 
 /// How a family did.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -41,7 +41,7 @@ impl Report {
             on_kernel(kernel);
             let family = report.families.entry(kernel.family()).or_default();
             family.kernels += 1;
-            for case in cases(*kernel) {
+            for case in cases(*kernel).into_iter().chain(long_cases(*kernel)) {
                 family.cases += 1;
                 let what = format!("{} {}", kernel.name(), case.label);
                 match case.run(kernels) {

@@ -73,18 +73,11 @@ impl SafetensorsSet {
     /// [`FormatError`] naming the index or the shard: a broken index, a shard that is missing or has
     /// a name that leads elsewhere, a tensor that its shard does not hold.
     pub fn open_index(path: &Path) -> Result<Self> {
-        let bytes = read_small(path)?;
-        let index: Index =
-            serde_json::from_slice(&bytes).map_err(|error| FormatError::BadConfig {
-                path: path.to_path_buf(),
-                expected: "a JSON object whose `weight_map` maps tensors to file names",
-                found: error.to_string(),
-            })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut files: Vec<SafetensorsFile> = Vec::new();
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut shard_of = BTreeMap::new();
-        for (tensor, shard) in index.weight_map.0 {
+        for (tensor, shard) in read_index(path)? {
             let number = if let Some(&number) = numbers.get(&shard) {
                 number
             } else {
@@ -139,20 +132,41 @@ impl SafetensorsSet {
     }
 }
 
-fn open_shard(index: &Path, folder: &Path, tensor: &str, shard: &str) -> Result<SafetensorsFile> {
-    let mut components = Path::new(shard).components();
+/// The entries of an index in file order: a tensor, and the plain name of the file that holds it.
+///
+/// # Errors
+/// [`FormatError`] for a file that is no index, and for names that lead elsewhere.
+pub(crate) fn read_index(path: &Path) -> Result<Vec<(String, String)>> {
+    let bytes = read_small(path)?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|error| FormatError::BadConfig {
+        path: path.to_path_buf(),
+        expected: "a JSON object whose `weight_map` maps tensors to file names",
+        found: error.to_string(),
+    })?;
+    for (tensor, shard) in &index.weight_map.0 {
+        if !is_plain(shard) {
+            return Err(FormatError::BadShardName {
+                path: path.to_path_buf(),
+                tensor: tensor.clone(),
+                shard: shard.clone(),
+            });
+        }
+    }
+    Ok(index.weight_map.0)
+}
+
+/// Whether a name is a file's in the same folder, on every system.
+fn is_plain(name: &str) -> bool {
+    let mut components = Path::new(name).components();
     let plain = matches!(
         (components.next(), components.next()),
-        (Some(Component::Normal(name)), None) if name == shard
+        (Some(Component::Normal(only)), None) if only == name
     );
     // A backslash or a colon is a separator on some systems only: refused on all of them.
-    if !plain || shard.contains(['/', '\\', ':', '\0']) {
-        return Err(FormatError::BadShardName {
-            path: index.to_path_buf(),
-            tensor: tensor.to_owned(),
-            shard: shard.to_owned(),
-        });
-    }
+    plain && !name.contains(['/', '\\', ':', '\0'])
+}
+
+fn open_shard(index: &Path, folder: &Path, tensor: &str, shard: &str) -> Result<SafetensorsFile> {
     let path = folder.join(shard);
     if !path.exists() {
         return Err(FormatError::MissingShard {

@@ -1,0 +1,202 @@
+//! Attention by kernels, over buffers of keys and values.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Tensor};
+use cubecl::server::Handle;
+use metal_candle_kernels::{
+    Kernel,
+    attention::{self, Merge},
+};
+
+use super::{Wgpu, cube};
+use crate::{
+    backend::{AttentionOptions, KvCacheShape},
+    dispatch::{Kernels, choose},
+};
+
+/// Query rows of a sequence up to which keys are split instead of rows.
+const FEW_ROWS: usize = 8;
+
+/// Hidden positions at the front of each sequence, as kernels read them.
+pub(super) fn padding(options: &AttentionOptions) -> Vec<u32> {
+    match &options.left_padding {
+        Some(padding) => padding.iter().map(|&p| p as u32).collect(),
+        None => vec![0],
+    }
+}
+
+/// What attention is over.
+#[derive(Debug)]
+pub(super) struct Extent<'a> {
+    pub(super) kernels: &'a Arc<Kernels>,
+    pub(super) shape: KvCacheShape,
+    pub(super) dtype: DType,
+    /// Positions held.
+    pub(super) len: usize,
+}
+
+impl Extent<'_> {
+    /// The sizes, for the newest `rows` positions.
+    pub(super) fn params(
+        &self,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> attention::Params {
+        let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
+        let mut params = attention::Params {
+            batch: batch as u32,
+            len: rows as u32,
+            heads: heads as u32,
+            kv_heads: kv_heads as u32,
+            keys: self.len as u32,
+            capacity: capacity as u32,
+            start: 0,
+            splits: 1,
+            scale: options.scale_for(head_dim),
+            soft_cap: options.softcap.unwrap_or(0.0),
+            // A window as long as everything hides nothing; 0 would mean that.
+            window: options.window.map_or(0, |window| window.min(self.len).max(1) as u32),
+            causal: options.causal,
+            padded: options.left_padding.is_some(),
+        };
+        if rows <= FEW_ROWS {
+            params.splits = choose::splits(self.kernels, head_dim as u32, self.f16(), &params);
+        }
+        params
+    }
+
+    fn f16(&self) -> bool {
+        self.dtype == DType::F16
+    }
+
+    /// Whether kernels take these query rows.
+    fn takes(&self, rows: usize, heads: usize) -> bool {
+        (1..=self.len).contains(&rows)
+            && heads.is_multiple_of(self.shape.kv_heads)
+            && matches!(self.dtype, DType::F32 | DType::F16)
+    }
+}
+
+/// Keys and values where they lie: `[batch, kv_heads, capacity, head_dim]`.
+#[derive(Debug)]
+pub(super) struct Context<'a> {
+    pub(super) extent: Extent<'a>,
+    pub(super) keys: &'a Handle,
+    pub(super) values: &'a Handle,
+}
+
+impl Context<'_> {
+    /// Attention of `q: [batch, rows, heads, head_dim]` in f32; the output as `q`. `None` where no
+    /// kernel takes it.
+    pub(super) fn attend(
+        &self,
+        q: &Handle,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> Option<Handle> {
+        if !self.extent.takes(rows, heads) {
+            return None;
+        }
+        if rows <= FEW_ROWS {
+            return self.few_rows(q, rows, heads, options);
+        }
+        let [out, _] = self.many_rows(q, rows, heads, options)?;
+        Some(out)
+    }
+
+    /// Keys split over cubes.
+    fn few_rows(
+        &self,
+        q: &Handle,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> Option<Handle> {
+        let params = self.extent.params(rows, heads, options);
+        let Extent { kernels, shape, .. } = &self.extent;
+        let dim = shape.head_dim as u32;
+        let kernel = choose::decode(kernels, dim, self.extent.f16(), &params)?;
+        let merge = Merge { dim };
+        let vectors = cube::empty(kernels, (params.parts() * dim) as usize);
+        let ends = cube::empty(kernels, params.parts() as usize * 2);
+        let out = cube::empty(kernels, (params.rows() * dim) as usize);
+        let padding = kernels.params(padding(options));
+        // SAFETY: the buffers have the extents that the parameters state.
+        unsafe {
+            kernels
+                .launch(
+                    Kernel::Decode(kernel),
+                    kernel.cubes(&params),
+                    &[q, self.keys, self.values, &padding],
+                    params.words(),
+                    &[&vectors, &ends],
+                )
+                .ok()?;
+            let joined = Kernel::Merge(merge);
+            kernels
+                .launch(joined, merge.cubes(&params), &[&vectors, &ends], params.words(), &[&out])
+                .ok()?;
+        }
+        Some(out)
+    }
+
+    /// Query rows split over cubes: the output, and the log-sum-exp of each row's scores
+    /// `[batch, rows, heads]`.
+    fn many_rows(
+        &self,
+        q: &Handle,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> Option<[Handle; 2]> {
+        let params = self.extent.params(rows, heads, options);
+        let Extent { kernels, shape, .. } = &self.extent;
+        let dim = shape.head_dim as u32;
+        let kernel = choose::flash(dim, self.extent.f16(), &params)?;
+        let out = cube::empty(kernels, (params.rows() * dim) as usize);
+        let log_sums = cube::empty(kernels, params.rows() as usize);
+        let padding = kernels.params(padding(options));
+        // SAFETY: the buffers have the extents that the parameters state.
+        unsafe {
+            kernels.launch(
+                Kernel::Flash(kernel),
+                kernel.cubes(&params),
+                &[q, self.keys, self.values, &padding],
+                params.words(),
+                &[&out, &log_sums],
+            )
+        }
+        .ok()?;
+        Some([out, log_sums])
+    }
+}
+
+/// Attention over tensors, and the log-sum-exp of its scores: see
+/// [`Backend::attention_with_lse`](crate::backend::Backend::attention_with_lse).
+pub(super) fn with_lse(
+    q: &Tensor<Wgpu, 4>,
+    k: &Tensor<Wgpu, 4>,
+    v: &Tensor<Wgpu, 4>,
+    options: &AttentionOptions,
+) -> Option<(Tensor<Wgpu, 4>, Tensor<Wgpu, 3>)> {
+    let ([batch, heads, rows, head_dim], [_, kv_heads, keys, _]) = (q.dims(), k.dims());
+    if k.dtype() != v.dtype() || batch * heads * rows * kv_heads * keys == 0 {
+        return None;
+    }
+    let device = q.device();
+    let by_row = cube::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
+    let (keys_in, values) = (cube::contiguous(k.clone()), cube::contiguous(v.clone()));
+    let shape = KvCacheShape { batch, kv_heads, head_dim, capacity: keys };
+    let extent = Extent { kernels: &Kernels::of(&device), shape, dtype: k.dtype(), len: keys };
+    let context = Context { extent, keys: &keys_in.handle, values: &values.handle };
+    if !context.extent.takes(rows, heads) {
+        return None;
+    }
+    let [out, log_sums] = context.many_rows(&by_row.handle, rows, heads, options)?;
+    let out = cube::floats(&device, [batch, rows, heads, head_dim], out).swap_dims(1, 2);
+    let log_sums = cube::floats(&device, [batch, rows, heads], log_sums).swap_dims(1, 2);
+    Some((out.cast(q.dtype()), log_sums))
+}
