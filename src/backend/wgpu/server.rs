@@ -1,8 +1,9 @@
 //! Starting cubecl's server on an adapter.
 //!
 //! cubecl picks the compiler from the graphics API and the adapter's features. A Vulkan adapter
-//! therefore always gets SPIR-V, unless the server is put together by hand with the features that
-//! WGSL can express: that is what [`wgsl_server`] does. Nothing else differs from cubecl's own.
+//! therefore always gets SPIR-V and a Metal adapter MSL, unless the server is put together by hand
+//! with the features that WGSL can express: that is what [`wgsl_server`] does. Nothing else differs
+//! from cubecl's own.
 
 use std::{
     collections::HashMap,
@@ -32,6 +33,10 @@ use super::{AdapterError, ShaderLanguage, WgpuAdapter};
 /// Kernel launches that are gathered before they are submitted. cubecl's own default (32) submits
 /// some forty times in one decode step of a 30-layer model.
 const TASKS_PER_SUBMISSION: usize = 512;
+
+/// The API that cubecl's server of a WGSL device takes itself to be on, for that alone decides
+/// against MSL. It asks for nothing else.
+const API_OF_WGSL: wgpu::Backend = wgpu::Backend::BrowserWebGpu;
 
 /// Device numbers from here on are ours; cubecl's `init_device` counts up from zero.
 const FIRST_WGSL_DEVICE: u32 = 0x8000;
@@ -183,14 +188,9 @@ fn wgsl_server(setup: WgpuSetup, options: RuntimeOptions) -> WgpuServer {
         setup.device,
         setup.queue,
         options.tasks_max,
-        setup.backend,
+        API_OF_WGSL,
         timing,
-        ServerUtilities::new(
-            properties,
-            Arc::new(ServerLogger::default()),
-            setup.backend,
-            allocator,
-        ),
+        ServerUtilities::new(properties, Arc::new(ServerLogger::default()), API_OF_WGSL, allocator),
     )
 }
 
