@@ -53,13 +53,17 @@ pub struct WgpuAdapter {
     pub(super) info: AdapterInfo,
 }
 
+/// Where adapters are looked for. A Mac may have Vulkan as well, as a layer over Metal: that would
+/// be the same GPU once more, for SPIR-V, which a Mac's build has no compiler for.
+const APIS: Backends = if cfg!(target_os = "macos") { Backends::METAL } else { Backends::PRIMARY };
+
 /// All adapters of Vulkan, Metal, DX12 and browser WebGPU: real GPUs first, software last.
 pub fn adapters() -> Vec<WgpuAdapter> {
     let instance = Instance::new(wgpu::InstanceDescriptor {
-        backends: Backends::PRIMARY,
+        backends: APIS,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
-    let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY))
+    let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(APIS))
         .into_iter()
         .map(|adapter| {
             let info = adapter.get_info();
