@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::{Cache, DecoderConfig, LogitRows, ModelError, TokenBatch};
+use super::{Cache, DecoderConfig, HiddenState, LogitRows, ModelError, Observer, TokenBatch};
 use crate::{
     backend::{AttentionOptions, Backend, CacheError, RopeOrder, RotaryStep},
     nn::{LoadError, RopeFrequencies, RopeScaling, Weights},
@@ -75,6 +75,21 @@ pub(super) fn begin<B: Backend>(
     let ids: Vec<i32> = tokens.ids().iter().map(|&id| id as i32).collect();
     let ids = Tensor::from_data(TensorData::new(ids, [batch * len]), device);
     Ok((ids, step))
+}
+
+/// Shows the stream, with what is still to be added to it, to whoever observes. The sum is made
+/// only then: the next norm makes its own.
+pub(super) fn observe<B: Backend>(
+    observer: &mut Option<&mut Observer<'_, B>>,
+    state: HiddenState,
+    x: &Tensor<B, 2>,
+    add: Option<&Tensor<B, 2>>,
+    batch: usize,
+) {
+    let Some(observer) = observer else { return };
+    let x = add.map_or_else(|| x.clone(), |add| x.clone() + add.clone());
+    let [rows, hidden] = x.dims();
+    observer(state, x.reshape([batch, rows / batch, hidden]));
 }
 
 /// Keeps the rows that logits are wanted for.

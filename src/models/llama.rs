@@ -6,7 +6,10 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-use super::{Cache, CausalLm, DecoderConfig, LogitRows, ModelError, TokenBatch, decoder};
+use super::{
+    Cache, CausalLm, DecoderConfig, HiddenState, LogitRows, ModelError, Observer, TokenBatch,
+    decoder,
+};
 use crate::{
     backend::{Backend, RotaryStep},
     nn::{Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, SwiGluMlp, Weights},
@@ -108,22 +111,29 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         self.dtype
     }
 
-    fn forward(
+    fn forward_observed(
         &self,
         tokens: &TokenBatch,
         mut cache: Option<&mut Cache<B>>,
         rows: LogitRows,
+        mut observer: Option<&mut Observer<'_, B>>,
     ) -> Result<Tensor<B, 3>, ModelError> {
         let (ids, step) =
             decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, &self.device)?;
+        let mut show = |state, x: &Tensor<B, 2>, add: Option<&Tensor<B, 2>>| {
+            decoder::observe(&mut observer, state, x, add, tokens.batch());
+        };
         let activations = B::activation_dtype(self.dtype);
         let mut x = (self.layers.embedding.forward(ids, activations), None);
+        show(HiddenState::Embedding, &x.0, None);
         for (i, block) in self.layers.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
             x = block.forward(x, &step, cache)?;
+            show(HiddenState::Layer(i), &x.0, x.1.as_ref());
         }
         let select = |x| decoder::select_rows(x, tokens, rows);
         let [_, normed] = self.layers.norm.forward_after(select(x.0), x.1.map(select));
+        show(HiddenState::FinalNorm, &normed, None);
         Ok(decoder::finish(self.layers.output.forward(normed), tokens, rows))
     }
 }

@@ -8,7 +8,7 @@ mod llama;
 mod shapes;
 mod tokens;
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use burn::tensor::{DType, Tensor};
 use thiserror::Error;
@@ -86,6 +86,32 @@ pub enum LogitRows {
     Last,
 }
 
+/// What a forward pass goes through on its way to the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HiddenState {
+    /// The tokens' rows of the embedding.
+    Embedding,
+    /// What this layer passes on, counted from 0: the stream with all that the layer adds to it.
+    Layer(usize),
+    /// What the output layer takes; only the rows that logits are wanted for.
+    FinalNorm,
+}
+
+/// As transformers' hidden states are called in `fixtures/reference`.
+impl fmt::Display for HiddenState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("hidden.embed"),
+            Self::Layer(layer) => write!(f, "hidden.layer.{layer}"),
+            Self::FinalNorm => f.write_str("hidden.final_norm"),
+        }
+    }
+}
+
+/// Called with each hidden state as it is made: `[batch, positions, hidden]`, in the type of the
+/// activations.
+pub type Observer<'a, B> = dyn FnMut(HiddenState, Tensor<B, 3>) + 'a;
+
 /// A causal language model on a device.
 pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
     /// What it is made of.
@@ -108,6 +134,21 @@ pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
         tokens: &TokenBatch,
         cache: Option<&mut Cache<B>>,
         rows: LogitRows,
+    ) -> Result<Tensor<B, 3>, ModelError> {
+        self.forward_observed(tokens, cache, rows, None)
+    }
+
+    /// [`forward`](Self::forward) that shows its hidden states to an observer, if there is one.
+    /// Without one, nothing is computed for it.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_observed(
+        &self,
+        tokens: &TokenBatch,
+        cache: Option<&mut Cache<B>>,
+        rows: LogitRows,
+        observer: Option<&mut Observer<'_, B>>,
     ) -> Result<Tensor<B, 3>, ModelError>;
 
     /// An empty cache for sequences with this left padding each (one entry a sequence).
