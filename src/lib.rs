@@ -11,6 +11,7 @@ pub mod memory;
 pub mod models;
 pub mod nn;
 pub mod quant;
+pub mod testing;
 pub mod tokenizer;
 
 pub use backend::{AutodiffBackend, Backend};
