@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use metal_candle::{
     Device,
     backend::{
-        Autodiff, Backend, Candle, Cpu, Wgpu,
-        wgpu::{ShaderLanguage, WgpuAdapter, WgpuDevice},
+        Backend,
+        wgpu::{ShaderLanguage, WgpuDevice},
     },
+    device::DeviceJob,
+    testing::{INSTALL_A_DRIVER, Target, open_wgpu},
 };
 
 /// A path below `fixtures/`.
@@ -19,11 +21,7 @@ pub fn fixture(path: &str) -> PathBuf {
 /// The first adapter that takes a language, and its device. A machine without one fails: a test
 /// must not pass by finding nothing to test.
 pub fn wgpu(language: ShaderLanguage) -> (WgpuDevice, String) {
-    let adapter = WgpuAdapter::find(language, 0).unwrap_or_else(|error| {
-        panic!("{error}\ninstall a driver: apt-get install mesa-vulkan-drivers libvulkan1")
-    });
-    let device = adapter.open(language).unwrap_or_else(|error| panic!("{error}"));
-    (device, format!("{} by {}", adapter.describe(), language.name()))
+    open_wgpu(language).unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"))
 }
 
 /// The same job on every backend that this version has, in f32 unless it says otherwise.
@@ -32,21 +30,21 @@ pub trait EveryBackend {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device);
 }
 
-/// The backends by the names that tests are filtered with.
-pub const BACKENDS: [&str; 4] = ["cpu", "candle", "wgpu-spirv", "wgpu-wgsl"];
-
 /// Runs a job on the backend of that name.
 pub fn on(name: &str, job: &mut impl EveryBackend) {
-    match name {
-        "cpu" => job.run::<Cpu>(name, &Default::default()),
-        "candle" => job.run::<Candle>(name, &Default::default()),
-        "wgpu-spirv" => job.run::<Wgpu>(name, &wgpu(ShaderLanguage::SpirV).0),
-        "wgpu-wgsl" => job.run::<Wgpu>(name, &wgpu(ShaderLanguage::Wgsl).0),
-        "autodiff-cpu" => job.run::<Autodiff<Cpu>>(name, &Default::default()),
-        "autodiff-candle" => job.run::<Autodiff<Candle>>(name, &Default::default()),
-        "autodiff-wgpu" => job.run::<Autodiff<Wgpu>>(name, &wgpu(ShaderLanguage::SpirV).0),
-        other => panic!("no backend {other}"),
+    struct Labelled<'a, J>(&'a str, &'a mut J);
+
+    impl<J: EveryBackend> DeviceJob for Labelled<'_, J> {
+        type Output = ();
+
+        fn run<B: Backend>(self, device: &B::Device) {
+            self.1.run::<B>(self.0, device);
+        }
     }
+
+    let target: Target = name.parse().unwrap_or_else(|error| panic!("{error}"));
+    let done = target.run(Labelled(name, job));
+    done.unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"));
 }
 
 /// The same backend as the program opens it.
