@@ -5,6 +5,7 @@
 //! | `linear` | `x · wᵀ + bias`, weights in single or half precision, few rows or many |
 //! | `attention` | softmax(q · kᵀ) · v without the matrix of scores, grouped queries, masks, log-sum-exp |
 //! | `norm`, `rope`, `swiglu` | root-mean-square norm (with a residual), rotary positions, gated `SiLU` |
+//! | `packed` | the same as `linear` with block-quantised weights, exact or with activations in 8 bits |
 //! | `panel` | the register-blocked product under the many-row paths |
 //! | `simd` | vectors: AVX-512, AVX2, NEON or plain Rust, chosen once at run time |
 //! | `parallel`, `scratch` | threads, and memory that they keep |
@@ -20,6 +21,9 @@
 mod attention;
 mod linear;
 mod norm;
+// Its caller follows.
+#[allow(dead_code)]
+mod packed;
 mod panel;
 mod parallel;
 mod rope;
@@ -32,6 +36,8 @@ mod testing;
 
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
 pub use linear::{Weight, linear};
+#[allow(unused_imports)] // their caller follows
+pub use packed::{Activations, PackedMatrix, PackedMatrixError, packed_linear};
 pub use norm::{add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RopeShape, rope};
 pub use swiglu::swiglu;

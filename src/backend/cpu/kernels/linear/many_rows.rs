@@ -1,14 +1,14 @@
 //! The linear layer for many rows: `x` is packed into panels once, the weights are read in place.
 //!
 //! A task computes a block of features for a group of panels. Its weights are small enough to stay in the second-level
-//! cache while panel after panel passes, and so is a panel while the features pass. Half-precision weights are widened
-//! one task at a time.
+//! cache while panel after panel passes, and so is a panel while the features pass. Weights that are not single precision
+//! are widened one task at a time.
 
 use super::super::panel::{Coefficients, Panel, accumulate, pack, unpack};
 use super::super::parallel::{TileMut, Tiles, for_each_task};
 use super::super::scratch::with_scratch;
 use super::super::simd::{Element, Isa, Kernel, Simd};
-use super::Weight;
+use std::ops::Range;
 
 /// Features in a task: a multiple of the register block and of every vector length.
 const FEATURES: usize = 48;
@@ -17,11 +17,20 @@ const DEPTH: usize = 1024;
 /// The most lanes in a panel.
 const MAX_PANEL: usize = 64;
 
+/// Weights that become single precision.
+#[derive(Clone, Copy)]
+pub(in super::super) enum Source<'a> {
+    /// They are.
+    F32(&'a [f32]),
+    /// Writes all values of a range of features.
+    Widened(&'a (dyn Fn(Range<usize>, &mut [f32]) + Sync)),
+}
+
 /// `out = x · wᵀ + bias`; neither `out` nor `depth` is empty.
-pub(super) fn many_rows(
+pub(in super::super) fn many_rows(
     isa: Isa,
     x: &[f32],
-    w: Weight<'_>,
+    w: Source<'_>,
     depth: usize,
     bias: Option<&[f32]>,
     out: &mut [f32],
@@ -55,11 +64,11 @@ pub(super) fn many_rows(
             let bias = bias.map(|b| &b[columns.clone()]);
             let (from, to) = (columns.start * depth, columns.end * depth);
             match w {
-                Weight::F32(w) => {
+                Source::F32(w) => {
                     isa.run(Block { packed, weights: &w[from..to], depth, bias, out: &mut out });
                 }
-                Weight::F16(w) => with_scratch(to - from, |wide| {
-                    isa.run(Widen { from: &w[from..to], to: wide });
+                Source::Widened(widen) => with_scratch(to - from, |wide| {
+                    widen(columns, wide);
                     isa.run(Block { packed, weights: wide, depth, bias, out: &mut out });
                 }),
             }
@@ -87,9 +96,9 @@ impl Kernel for Packing<'_> {
 }
 
 /// Converts stored weights to single precision.
-struct Widen<'a, W> {
-    from: &'a [W],
-    to: &'a mut [f32],
+pub(super) struct Widen<'a, W> {
+    pub(super) from: &'a [W],
+    pub(super) to: &'a mut [f32],
 }
 
 impl<W: Element> Kernel for Widen<'_, W> {

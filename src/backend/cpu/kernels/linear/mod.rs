@@ -8,12 +8,14 @@ mod many_rows;
 
 use super::simd::Isa;
 use half::f16;
+use std::ops::Range;
 
 pub(super) use few_rows::{Dots, few_rows};
-use many_rows::many_rows;
+use many_rows::Widen;
+pub(super) use many_rows::{Source, many_rows};
 
 /// Up to this many rows [`few_rows`] is the faster one.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 
 /// A weight matrix `[out_features, in_features]`, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +86,14 @@ fn linear_on(
     match (w, rows <= FEW) {
         (Weight::F32(w), true) => few_rows(isa, x, w, in_features, bias, out),
         (Weight::F16(w), true) => few_rows(isa, x, w, in_features, bias, out),
-        (w, false) => many_rows(isa, x, w, in_features, bias, out),
+        (Weight::F32(w), false) => many_rows(isa, x, Source::F32(w), in_features, bias, out),
+        (Weight::F16(w), false) => {
+            let widen = |features: Range<usize>, to: &mut [f32]| {
+                let from = &w[features.start * in_features..features.end * in_features];
+                isa.run(Widen { from, to });
+            };
+            many_rows(isa, x, Source::Widened(&widen), in_features, bias, out);
+        }
     }
 }
 

@@ -1,0 +1,116 @@
+//! The block formats, sixteen features at a time.
+//!
+//! The layouts are those of [`crate::quant`] (one file each, with the traps), but nothing is decoded value by value: the
+//! bytes of sixteen rows are transposed into words that hold the same four bytes of every row, and masks and shifts on
+//! those unpack codes, scales and minimums alike. Codes are unsigned; a format of signed values has an offset.
+
+mod large;
+mod small;
+
+use super::activations::{Sums, WORD};
+use super::integers::{FEATURES, Integers, Words};
+
+pub(super) use large::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
+pub(super) use small::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+
+/// The rows of a panel, from the block to unpack on.
+pub(super) type BlockRows<'a> = [&'a [u8]; FEATURES];
+
+/// A block format: `value = factor · code + minimum`, or `factor · (code - offset)`.
+pub(super) trait Format: 'static {
+    /// What its products have to know.
+    type Codes: Codes;
+    /// Values in a block.
+    const VALUES: usize;
+    /// Bytes in a block.
+    const BYTES: usize;
+    /// The code that stands for zero, in a format without minimums.
+    const OFFSET: u8;
+
+    /// What the sum of a group's activations is multiplied with.
+    fn sums() -> Sums {
+        if Self::Codes::MINIMUMS { Sums::Scale } else { Sums::Offset(Self::OFFSET) }
+    }
+
+    /// Unpacks one block of sixteen features; implementations are `#[inline(always)]`.
+    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>);
+}
+
+/// Unpacked codes, whatever format they come from.
+pub(super) trait Codes: 'static {
+    /// Values with one factor.
+    const GROUP: usize;
+    /// Words in a group.
+    const STEPS: usize = Self::GROUP / WORD;
+    /// The greatest code.
+    const GREATEST: u8;
+    /// Whether a group has a minimum of its own.
+    const MINIMUMS: bool;
+}
+
+/// Groups of `GROUP` codes up to `GREATEST`, of formats without minimums.
+pub(super) struct Centred<const GROUP: usize, const GREATEST: u8>;
+
+impl<const GROUP: usize, const GREATEST: u8> Codes for Centred<GROUP, GREATEST> {
+    const GROUP: usize = GROUP;
+    const GREATEST: u8 = GREATEST;
+    const MINIMUMS: bool = false;
+}
+
+/// Groups of `GROUP` codes up to `GREATEST`, with minimums.
+pub(super) struct Raised<const GROUP: usize, const GREATEST: u8>;
+
+impl<const GROUP: usize, const GREATEST: u8> Codes for Raised<GROUP, GREATEST> {
+    const GROUP: usize = GROUP;
+    const GREATEST: u8 = GREATEST;
+    const MINIMUMS: bool = true;
+}
+
+/// Where a block of sixteen features goes: as [`super::integers::Panel`].
+pub(super) struct Block<'a> {
+    /// `VALUES / 4`
+    pub(super) codes: &'a mut [Words],
+    /// `VALUES / GROUP`
+    pub(super) factors: &'a mut [[f32; FEATURES]],
+    /// As many, or none.
+    pub(super) minimums: &'a mut [[f32; FEATURES]],
+}
+
+/// What the codes of `IQ4_NL` and `IQ4_XS` stand for (ggml `kvalues_iq4nl`), plus 128.
+const LEVELS: [u8; 16] = {
+    let levels: [i16; 16] =
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (levels[i] + 128) as u8;
+        i += 1;
+    }
+    table
+};
+
+/// Thirty-two bytes of each row as eight words.
+#[inline(always)]
+fn plane<I: Integers>(integers: I, rows: &BlockRows<'_>, at: usize) -> [Words; 8] {
+    let [a, b, c, d] = integers.columns(rows, at);
+    let [e, f, g, h] = integers.columns(rows, at + 16);
+    [a, b, c, d, e, f, g, h]
+}
+
+#[inline(always)]
+fn product(a: &[f32; FEATURES], b: &[f32; FEATURES]) -> [f32; FEATURES] {
+    let mut values = *a;
+    for f in 0..FEATURES {
+        values[f] *= b[f];
+    }
+    values
+}
+
+#[inline(always)]
+fn negated(a: &[f32; FEATURES]) -> [f32; FEATURES] {
+    let mut values = *a;
+    for value in &mut values {
+        *value = -*value;
+    }
+    values
+}

@@ -1,0 +1,179 @@
+//! AVX-512 with vector neural network instructions: sixteen dot products of four bytes in one instruction.
+
+#![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
+
+use super::{Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
+use std::arch::is_x86_feature_detected;
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX-512 F, VL, DQ, BW and VNNI; only [`Vnni::detect`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Vnni(());
+
+impl Vnni {
+    /// The proof, if the processor and the operating system support it.
+    pub(super) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Self(()))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn run_enabled<K: Kernel>(integers: Vnni, kernel: K) {
+    kernel.run(integers);
+}
+
+/// The words as a vector.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn load(words: &Words) -> __m512i {
+    // SAFETY: sixteen words are one vector; the load is the unaligned one.
+    unsafe { _mm512_loadu_si512(words.0.as_ptr().cast()) }
+}
+
+/// A vector as words.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn words(vector: __m512i) -> Words {
+    let mut words = Words::ZERO;
+    // SAFETY: sixteen words are one vector; the store is the unaligned one.
+    unsafe { _mm512_storeu_si512(words.0.as_mut_ptr().cast(), vector) }
+    words
+}
+
+// SAFETY, for every block below: `self` proves that the processor has these instructions, and each pointer comes from a
+// slice or array whose length is asserted or visible right there. Loads and stores are the unaligned ones.
+impl Integers for Vnni {
+    const ROWS: usize = 8;
+
+    /// Rows four apart share a vector, so that a transposition within 128 bits leaves the rows in order.
+    #[inline(always)]
+    fn columns(self, rows: &[&[u8]; FEATURES], at: usize) -> [Words; 4] {
+        // SAFETY: see above the impl; the slice taken of each row has sixteen bytes.
+        unsafe {
+            let row = |f: usize| _mm_loadu_si128(rows[f][at..at + 16].as_ptr().cast());
+            let mut fours = [_mm512_setzero_si512(); 4];
+            for i in 0..4 {
+                let all = _mm512_castsi128_si512(row(i));
+                let all = _mm512_inserti32x4::<1>(all, row(i + 4));
+                let all = _mm512_inserti32x4::<2>(all, row(i + 8));
+                fours[i] = _mm512_inserti32x4::<3>(all, row(i + 12));
+            }
+            let low01 = _mm512_unpacklo_epi32(fours[0], fours[1]);
+            let high01 = _mm512_unpackhi_epi32(fours[0], fours[1]);
+            let low23 = _mm512_unpacklo_epi32(fours[2], fours[3]);
+            let high23 = _mm512_unpackhi_epi32(fours[2], fours[3]);
+            [
+                words(_mm512_unpacklo_epi64(low01, low23)),
+                words(_mm512_unpackhi_epi64(low01, low23)),
+                words(_mm512_unpacklo_epi64(high01, high23)),
+                words(_mm512_unpackhi_epi64(high01, high23)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn halves(self, words: Words) -> [f32; FEATURES] {
+        let mut values = [0.0; FEATURES];
+        // SAFETY: see above the impl.
+        unsafe {
+            let wide = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(load(&words)));
+            _mm512_storeu_ps(values.as_mut_ptr(), wide);
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: Words) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            words(_mm512_shuffle_epi8(table, load(&codes)))
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<C: Codes, const R: usize>(
+        self,
+        panel: Panel<'_>,
+        rows: Rows<'_, R>,
+        sums: &mut [[f32; FEATURES]; R],
+    ) {
+        // SAFETY: `self` proves that the processor has what `multiply` enables.
+        unsafe { multiply::<C, R>(panel, rows, sums) }
+    }
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) {
+        // SAFETY: `self` proves that the processor has what `run_enabled` enables.
+        unsafe { run_enabled(self, kernel) }
+    }
+}
+
+/// See [`Integers::multiply`]. A function of its own, so that formats with the same codes share it.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn multiply<C: Codes, const R: usize>(
+    panel: Panel<'_>,
+    rows: Rows<'_, R>,
+    sums: &mut [[f32; FEATURES]; R],
+) {
+    let groups = panel.factors.len();
+    let codes = &panel.codes[..groups * C::STEPS];
+    let x: [&[u32]; R] = std::array::from_fn(|r| &rows.words[r][..groups * C::STEPS]);
+    let scales: [&[f32]; R] = std::array::from_fn(|r| &rows.scales[r][..groups]);
+    let row_sums: [&[f32]; R] = std::array::from_fn(|r| &rows.sums[r][..groups]);
+    let minimums = if C::MINIMUMS { &panel.minimums[..groups] } else { &[] };
+    // SAFETY: each pointer comes from an array or slice whose length is visible; loads and stores are the unaligned ones.
+    unsafe {
+        let mut totals = [_mm512_setzero_ps(); R];
+        for r in 0..R {
+            totals[r] = _mm512_loadu_ps(sums[r].as_ptr());
+        }
+        for g in 0..groups {
+            let at = g * C::STEPS;
+            let codes = &codes[at..at + C::STEPS];
+            let mut steps: [&[u32]; R] = [&[]; R];
+            for r in 0..R {
+                steps[r] = &x[r][at..at + C::STEPS];
+            }
+            let mut dots = [_mm512_setzero_si512(); R];
+            for s in 0..C::STEPS {
+                let w = load(&codes[s]);
+                for r in 0..R {
+                    let q = _mm512_set1_epi32(steps[r][s].cast_signed());
+                    dots[r] = _mm512_dpbusd_epi32(dots[r], w, q);
+                }
+            }
+            let factors = _mm512_loadu_ps(panel.factors[g].as_ptr());
+            for r in 0..R {
+                let sum = _mm512_set1_ps(row_sums[r][g]);
+                let mut dot = _mm512_cvtepi32_ps(dots[r]);
+                if !C::MINIMUMS {
+                    dot = _mm512_add_ps(dot, sum);
+                }
+                let factor = _mm512_mul_ps(factors, _mm512_set1_ps(scales[r][g]));
+                totals[r] = _mm512_fmadd_ps(factor, dot, totals[r]);
+                if C::MINIMUMS {
+                    let minimums = _mm512_loadu_ps(minimums[g].as_ptr());
+                    totals[r] = _mm512_fmadd_ps(minimums, sum, totals[r]);
+                }
+            }
+        }
+        for r in 0..R {
+            _mm512_storeu_ps(sums[r].as_mut_ptr(), totals[r]);
+        }
+    }
+}

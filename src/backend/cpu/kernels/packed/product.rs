@@ -1,0 +1,297 @@
+//! Products with quantised activations: what is unpacked when, and by which thread.
+
+use super::PackedMatrix;
+use super::activations::{BLOCK, Quantised, QuantiseRow, WORD};
+use super::formats::{self, Block, Codes, Format};
+use super::integers::{FEATURES, Instructions, Integers, Kernel, Panel, Rows, Words};
+use super::super::parallel::{TileMut, Tiles, for_each_task};
+use super::super::scratch::with_scratch;
+use crate::quant::Encoding;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// Depth of the slice of a panel that is unpacked at a time, for few rows and for many. A whole number of blocks; with its
+/// factors it stays in first-level cache while the rows pass, and few rows need no more than one block of it.
+const FEW_DEPTH: usize = 256;
+const MANY_DEPTH: usize = 1024;
+/// Values in the smallest group that a format has.
+const SMALLEST_GROUP: usize = 16;
+/// Up to this many rows, unpacking is a good part of the work.
+const FEW: usize = 8;
+/// Bytes of weights in one task for few rows: long enough to stream, short enough to balance threads.
+const TASK_BYTES: usize = 32 * 1024;
+/// Products in less than this many bytes of weights, each row counted, are not worth waking another thread for.
+const FORK_BYTES: usize = 64 * 1024;
+/// Values of `x` that a task quantises.
+const QUANTISE: usize = 32 * 1024;
+
+/// `out = x · wᵀ + bias` with quantised `x`; neither `out` nor the depth is empty.
+pub(super) fn quantised(
+    instructions: Instructions,
+    x: &[f32],
+    rows: usize,
+    w: &PackedMatrix<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let call = Call { instructions, x, rows, w, bias, out };
+    match w.encoding {
+        Encoding::Q4_0 => call.run::<formats::Q4_0>(),
+        Encoding::Q4_1 => call.run::<formats::Q4_1>(),
+        Encoding::Q5_0 => call.run::<formats::Q5_0>(),
+        Encoding::Q5_1 => call.run::<formats::Q5_1>(),
+        Encoding::Q8_0 => call.run::<formats::Q8_0>(),
+        Encoding::Q2_K => call.run::<formats::Q2K>(),
+        Encoding::Q3_K => call.run::<formats::Q3K>(),
+        Encoding::Q4_K => call.run::<formats::Q4K>(),
+        Encoding::Q5_K => call.run::<formats::Q5K>(),
+        Encoding::Q6_K => call.run::<formats::Q6K>(),
+        Encoding::IQ4_NL => call.run::<formats::Iq4Nl>(),
+        Encoding::IQ4_XS => call.run::<formats::Iq4Xs>(),
+        Encoding::F32 | Encoding::F16 | Encoding::BF16 => {
+            unreachable!("a packed matrix has blocks")
+        }
+    }
+}
+
+struct Call<'a> {
+    instructions: Instructions,
+    x: &'a [f32],
+    rows: usize,
+    w: &'a PackedMatrix<'a>,
+    bias: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl Call<'_> {
+    fn run<F: Format>(self) {
+        let Self { instructions, x, rows, w, bias, out } = self;
+        let len = Quantised::floats(rows, w.depth, F::Codes::GROUP);
+        with_scratch(len, |memory| {
+            let x = quantise_rows::<F>(instructions, x, rows, w.depth, memory);
+            let features = w.features;
+            let (tile_rows, tile_features) = tile(rows, w);
+            let tiles = Tiles::new(out, (rows, features), (tile_rows, tile_features));
+            let across = tiles.across();
+            let down = rows.div_ceil(tile_rows);
+            // Tasks that share weights run next to each other in time.
+            for_each_task(down * across, |task| {
+                let mut out = tiles.take(task % down, task / down);
+                instructions.run(Product::<F> { x, w, bias, out: &mut out, format: PhantomData });
+            });
+        });
+    }
+}
+
+/// Rows and features of a task.
+fn tile(rows: usize, w: &PackedMatrix<'_>) -> (usize, usize) {
+    let row_bytes = w.row_bytes();
+    if rows * w.features * row_bytes <= FORK_BYTES {
+        return (rows, w.features);
+    }
+    let threads = rayon::current_num_threads();
+    if rows <= FEW {
+        let even = w.features.div_ceil(threads * 4);
+        let features = even.min((TASK_BYTES / row_bytes).max(1)).next_multiple_of(FEATURES);
+        return (rows, features);
+    }
+    // Enough tasks to balance the threads, but each with as many rows per unpacking as that allows.
+    let panels = w.features.div_ceil(FEATURES);
+    let groups = (4 * threads).div_ceil(panels).min(rows.div_ceil(4 * FEW));
+    (rows.div_ceil(groups), FEATURES)
+}
+
+fn quantise_rows<'m, F: Format>(
+    instructions: Instructions,
+    x: &[f32],
+    rows: usize,
+    depth: usize,
+    memory: &'m mut [f32],
+) -> Quantised<'m> {
+    let groups = depth / F::Codes::GROUP;
+    let (words, memory) = memory.split_at_mut(rows * depth / WORD);
+    let (scales, sums) = memory.split_at_mut(rows * groups);
+    let task_rows = (QUANTISE / depth).max(1);
+    {
+        let words = Tiles::new(words, (rows, depth / WORD), (task_rows, depth / WORD));
+        let scales = Tiles::new(scales, (rows, groups), (task_rows, groups));
+        let sums = Tiles::new(sums, (rows, groups), (task_rows, groups));
+        for_each_task(rows.div_ceil(task_rows), |task| {
+            let mut words = words.take(task, 0);
+            let (mut scales, mut sums) = (scales.take(task, 0), sums.take(task, 0));
+            for (r, row) in words.row_range().enumerate() {
+                instructions.run(QuantiseRow {
+                    x: &x[row * depth..][..depth],
+                    group: F::Codes::GROUP,
+                    meaning: F::sums(),
+                    words: bytemuck::cast_slice_mut(words.row(r)),
+                    scales: scales.row(r),
+                    sums: sums.row(r),
+                });
+            }
+        });
+    }
+    Quantised { words: bytemuck::cast_slice(words), scales, sums, depth, group: F::Codes::GROUP }
+}
+
+/// One task: all panels of a tile of the result.
+struct Product<'a, 'b, F> {
+    x: Quantised<'a>,
+    w: &'a PackedMatrix<'a>,
+    bias: Option<&'a [f32]>,
+    out: &'a mut TileMut<'b>,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Kernel for Product<'_, '_, F> {
+    #[inline(always)]
+    fn run<I: Integers>(mut self, integers: I) {
+        SLICE.with_borrow_mut(|slice| self.panels(integers, slice));
+    }
+}
+
+impl<F: Format> Product<'_, '_, F> {
+    #[inline(always)]
+    fn panels<I: Integers>(&mut self, integers: I, slice: &mut Slice) {
+        let columns = self.out.column_range();
+        let width =
+            if self.out.row_range().len() <= FEW { FEW_DEPTH } else { MANY_DEPTH };
+        for first in (0..columns.len()).step_by(FEATURES) {
+            let used = FEATURES.min(columns.len() - first);
+            let last = columns.start + first + used - 1;
+            // Where features end, the last one stands in for those that would follow.
+            let rows: [&[u8]; FEATURES] =
+                std::array::from_fn(|f| self.w.row(last.min(columns.start + first + f)));
+            self.start(first, used);
+            for depth in (0..self.w.depth).step_by(width) {
+                let len = width.min(self.w.depth - depth);
+                let panel = slice.unpack::<F, I>(integers, &rows, depth, len);
+                self.rows(integers, panel, depth, first, used);
+            }
+        }
+    }
+
+    /// Every sum starts at the bias.
+    #[inline(always)]
+    fn start(&mut self, first: usize, used: usize) {
+        let column = self.out.column_range().start + first;
+        for row in 0..self.out.row_range().len() {
+            let to = &mut self.out.row(row)[first..first + used];
+            match self.bias {
+                Some(bias) => to.copy_from_slice(&bias[column..column + used]),
+                None => to.fill(0.0),
+            }
+        }
+    }
+
+    /// Adds a slice's products for every row.
+    #[inline(always)]
+    fn rows<I: Integers>(
+        &mut self,
+        integers: I,
+        panel: Panel<'_>,
+        depth: usize,
+        first: usize,
+        used: usize,
+    ) {
+        let rows = self.out.row_range().len();
+        let mut row = 0;
+        if I::ROWS >= 8 {
+            while row + 8 <= rows {
+                self.block::<I, 8>(integers, panel, depth, row, first, used);
+                row += 8;
+            }
+        }
+        while row + 4 <= rows {
+            self.block::<I, 4>(integers, panel, depth, row, first, used);
+            row += 4;
+        }
+        if row + 2 <= rows {
+            self.block::<I, 2>(integers, panel, depth, row, first, used);
+            row += 2;
+        }
+        if row < rows {
+            self.block::<I, 1>(integers, panel, depth, row, first, used);
+        }
+    }
+
+    #[inline(always)]
+    fn block<I: Integers, const R: usize>(
+        &mut self,
+        integers: I,
+        panel: Panel<'_>,
+        depth: usize,
+        row: usize,
+        first: usize,
+        used: usize,
+    ) {
+        let at = self.out.row_range().start + row;
+        let mut rows = Rows { words: [&[]; R], scales: [&[]; R], sums: [&[]; R] };
+        let mut sums = [[0.0; FEATURES]; R];
+        for r in 0..R {
+            let (words, scales, row_sums) = self.x.row(at + r);
+            rows.words[r] = &words[depth / WORD..];
+            rows.scales[r] = &scales[depth / F::Codes::GROUP..];
+            rows.sums[r] = &row_sums[depth / F::Codes::GROUP..];
+            sums[r][..used].copy_from_slice(&self.out.row(row + r)[first..first + used]);
+        }
+        integers.multiply::<F::Codes, R>(panel, rows, &mut sums);
+        for r in 0..R {
+            self.out.row(row + r)[first..first + used].copy_from_slice(&sums[r][..used]);
+        }
+    }
+}
+
+/// Memory for a slice of a panel.
+struct Slice {
+    codes: [Words; MANY_DEPTH / WORD],
+    factors: [[f32; FEATURES]; MANY_DEPTH / SMALLEST_GROUP],
+    minimums: [[f32; FEATURES]; MANY_DEPTH / SMALLEST_GROUP],
+}
+
+thread_local! {
+    /// Kept, for clearing it would take as long as unpacking.
+    static SLICE: RefCell<Slice> = const {
+        RefCell::new(Slice {
+            codes: [Words::ZERO; _],
+            factors: [[0.0; FEATURES]; _],
+            minimums: [[0.0; FEATURES]; _],
+        })
+    };
+}
+
+impl Slice {
+    /// Unpacks `len` values of each row from `depth` on.
+    #[inline(always)]
+    fn unpack<F: Format, I: Integers>(
+        &mut self,
+        integers: I,
+        rows: &[&[u8]; FEATURES],
+        depth: usize,
+        len: usize,
+    ) -> Panel<'_> {
+        let groups = F::VALUES / F::Codes::GROUP;
+        let first = depth / F::VALUES;
+        let blocks = len / F::VALUES;
+        for b in 0..blocks {
+            let mut block_rows: [&[u8]; FEATURES] = [&[]; FEATURES];
+            for f in 0..FEATURES {
+                block_rows[f] = &rows[f][(first + b) * F::BYTES..][..F::BYTES];
+            }
+            let mut to = Block {
+                codes: &mut self.codes[b * F::VALUES / WORD..][..F::VALUES / WORD],
+                factors: &mut self.factors[b * groups..][..groups],
+                minimums: &mut self.minimums[b * groups..][..groups],
+            };
+            F::unpack(integers, &block_rows, &mut to);
+        }
+        Panel {
+            codes: &self.codes[..len / WORD],
+            factors: &self.factors[..blocks * groups],
+            minimums: &self.minimums[..blocks * groups],
+        }
+    }
+}
+
+const _: () = assert!(FEW_DEPTH.is_multiple_of(256) && MANY_DEPTH.is_multiple_of(256));
+const _: () = assert!(BLOCK.is_multiple_of(WORD));
