@@ -36,8 +36,8 @@ mod testing;
 
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
 pub use linear::{Weight, linear};
+pub use norm::{add_rms_norm, rms_norm};
 #[allow(unused_imports)] // their caller follows
 pub use packed::{Activations, PackedMatrix, PackedMatrixError, packed_linear};
-pub use norm::{add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RopeShape, rope};
 pub use swiglu::swiglu;

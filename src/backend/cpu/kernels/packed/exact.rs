@@ -1,10 +1,10 @@
 //! Products in single precision: a few rows of weights at a time are dequantised, and the kernels of `linear` do the rest.
 
-use super::PackedMatrix;
 use super::super::linear::{Dots, FEW, Source, many_rows};
 use super::super::parallel::{FORK_BYTES, Tiles, for_each_task};
 use super::super::scratch::with_scratch;
 use super::super::simd::Isa;
+use super::PackedMatrix;
 use crate::quant;
 use std::ops::Range;
 

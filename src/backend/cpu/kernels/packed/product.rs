@@ -1,11 +1,11 @@
 //! Products with quantised activations: what is unpacked when, and by which thread.
 
-use super::PackedMatrix;
-use super::activations::{BLOCK, Quantised, QuantiseRow, WORD};
-use super::formats::{self, Block, Codes, Format};
-use super::integers::{FEATURES, Instructions, Integers, Kernel, Panel, Rows, Words};
 use super::super::parallel::{TileMut, Tiles, for_each_task};
 use super::super::scratch::with_scratch;
+use super::PackedMatrix;
+use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
+use super::formats::{self, Block, Codes, Format};
+use super::integers::{FEATURES, Instructions, Integers, Kernel, Panel, Rows, Words};
 use crate::quant::Encoding;
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -77,7 +77,10 @@ impl Call<'_> {
             // Tasks that share weights run next to each other in time.
             for_each_task(down * across, |task| {
                 let mut out = tiles.take(task % down, task / down);
-                instructions.run(Product::<F> { x, w, bias, out: &mut out, format: PhantomData });
+                SLICE.with_borrow_mut(|slice| {
+                    let out = &mut out;
+                    instructions.run(Product::<F> { x, w, bias, out, slice, format: PhantomData });
+                });
             });
         });
     }
@@ -140,22 +143,15 @@ struct Product<'a, 'b, F> {
     w: &'a PackedMatrix<'a>,
     bias: Option<&'a [f32]>,
     out: &'a mut TileMut<'b>,
+    slice: &'a mut Slice,
     format: PhantomData<F>,
 }
 
 impl<F: Format> Kernel for Product<'_, '_, F> {
     #[inline(always)]
     fn run<I: Integers>(mut self, integers: I) {
-        SLICE.with_borrow_mut(|slice| self.panels(integers, slice));
-    }
-}
-
-impl<F: Format> Product<'_, '_, F> {
-    #[inline(always)]
-    fn panels<I: Integers>(&mut self, integers: I, slice: &mut Slice) {
         let columns = self.out.column_range();
-        let width =
-            if self.out.row_range().len() <= FEW { FEW_DEPTH } else { MANY_DEPTH };
+        let width = if self.out.row_range().len() <= FEW { FEW_DEPTH } else { MANY_DEPTH };
         for first in (0..columns.len()).step_by(FEATURES) {
             let used = FEATURES.min(columns.len() - first);
             let last = columns.start + first + used - 1;
@@ -165,12 +161,14 @@ impl<F: Format> Product<'_, '_, F> {
             self.start(first, used);
             for depth in (0..self.w.depth).step_by(width) {
                 let len = width.min(self.w.depth - depth);
-                let panel = slice.unpack::<F, I>(integers, &rows, depth, len);
-                self.rows(integers, panel, depth, first, used);
+                let panel = self.slice.unpack::<F, I>(integers, &rows, depth, len);
+                multiply_rows::<F, I>(integers, self.x, panel, depth, self.out, first, used);
             }
         }
     }
+}
 
+impl<F: Format> Product<'_, '_, F> {
     /// Every sum starts at the bias.
     #[inline(always)]
     fn start(&mut self, first: usize, used: usize) {
@@ -183,62 +181,64 @@ impl<F: Format> Product<'_, '_, F> {
             }
         }
     }
+}
 
-    /// Adds a slice's products for every row.
-    #[inline(always)]
-    fn rows<I: Integers>(
-        &mut self,
-        integers: I,
-        panel: Panel<'_>,
-        depth: usize,
-        first: usize,
-        used: usize,
-    ) {
-        let rows = self.out.row_range().len();
-        let mut row = 0;
-        if I::ROWS >= 8 {
-            while row + 8 <= rows {
-                self.block::<I, 8>(integers, panel, depth, row, first, used);
-                row += 8;
-            }
-        }
-        while row + 4 <= rows {
-            self.block::<I, 4>(integers, panel, depth, row, first, used);
-            row += 4;
-        }
-        if row + 2 <= rows {
-            self.block::<I, 2>(integers, panel, depth, row, first, used);
-            row += 2;
-        }
-        if row < rows {
-            self.block::<I, 1>(integers, panel, depth, row, first, used);
+/// Adds the products of a slice of a panel, `used` features from the tile's `first` on, for every row.
+#[inline(always)]
+fn multiply_rows<F: Format, I: Integers>(
+    integers: I,
+    x: Quantised<'_>,
+    panel: Panel<'_>,
+    depth: usize,
+    out: &mut TileMut<'_>,
+    first: usize,
+    used: usize,
+) {
+    let rows = out.row_range().len();
+    let mut row = 0;
+    if I::ROWS >= 8 {
+        while row + 8 <= rows {
+            block::<F, I, 8>(integers, x, panel, depth, out, row, first, used);
+            row += 8;
         }
     }
+    while row + 4 <= rows {
+        block::<F, I, 4>(integers, x, panel, depth, out, row, first, used);
+        row += 4;
+    }
+    if row + 2 <= rows {
+        block::<F, I, 2>(integers, x, panel, depth, out, row, first, used);
+        row += 2;
+    }
+    if row < rows {
+        block::<F, I, 1>(integers, x, panel, depth, out, row, first, used);
+    }
+}
 
-    #[inline(always)]
-    fn block<I: Integers, const R: usize>(
-        &mut self,
-        integers: I,
-        panel: Panel<'_>,
-        depth: usize,
-        row: usize,
-        first: usize,
-        used: usize,
-    ) {
-        let at = self.out.row_range().start + row;
-        let mut rows = Rows { words: [&[]; R], scales: [&[]; R], sums: [&[]; R] };
-        let mut sums = [[0.0; FEATURES]; R];
-        for r in 0..R {
-            let (words, scales, row_sums) = self.x.row(at + r);
-            rows.words[r] = &words[depth / WORD..];
-            rows.scales[r] = &scales[depth / F::Codes::GROUP..];
-            rows.sums[r] = &row_sums[depth / F::Codes::GROUP..];
-            sums[r][..used].copy_from_slice(&self.out.row(row + r)[first..first + used]);
-        }
-        integers.multiply::<F::Codes, R>(panel, rows, &mut sums);
-        for r in 0..R {
-            self.out.row(row + r)[first..first + used].copy_from_slice(&sums[r][..used]);
-        }
+#[inline(always)]
+fn block<F: Format, I: Integers, const R: usize>(
+    integers: I,
+    x: Quantised<'_>,
+    panel: Panel<'_>,
+    depth: usize,
+    out: &mut TileMut<'_>,
+    row: usize,
+    first: usize,
+    used: usize,
+) {
+    let at = out.row_range().start + row;
+    let mut rows = Rows { words: [&[]; R], scales: [&[]; R], sums: [&[]; R] };
+    let mut sums = [[0.0; FEATURES]; R];
+    for r in 0..R {
+        let (words, scales, row_sums) = x.row(at + r);
+        rows.words[r] = &words[depth / WORD..];
+        rows.scales[r] = &scales[depth / F::Codes::GROUP..];
+        rows.sums[r] = &row_sums[depth / F::Codes::GROUP..];
+        sums[r][..used].copy_from_slice(&out.row(row + r)[first..first + used]);
+    }
+    integers.multiply::<F::Codes, R>(panel, rows, &mut sums);
+    for r in 0..R {
+        out.row(row + r)[first..first + used].copy_from_slice(&sums[r][..used]);
     }
 }
 

@@ -264,7 +264,10 @@ fn what_is_not_finite_does_not_vanish() {
 #[test]
 fn bytes_have_to_fit() {
     let error = PackedMatrix::new(&[0; 35], Encoding::Q8_0, 1, 32).expect_err("a byte too many");
-    assert_eq!(error.to_string(), "packed matrix [1, 32] as Q8_0: expected 34 bytes, found 35 bytes");
+    assert_eq!(
+        error.to_string(),
+        "packed matrix [1, 32] as Q8_0: expected 34 bytes, found 35 bytes"
+    );
     let error = PackedMatrix::new(&[0; 34], Encoding::Q8_0, 1, 31).expect_err("no whole block");
     assert_eq!(
         error.to_string(),

@@ -1,8 +1,8 @@
 //! The formats with blocks of 256 values, in groups of 16 or 32 whose scales are small integers.
 
+use super::super::integers::{FEATURES, Integers, Words};
 use super::small::levels;
 use super::{Block, BlockRows, Centred, Format, Raised, negated, plane, product};
-use super::super::integers::{FEATURES, Integers, Words};
 use crate::quant::Encoding;
 
 const VALUES: usize = 256;

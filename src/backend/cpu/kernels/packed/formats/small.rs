@@ -1,8 +1,8 @@
 //! The formats with blocks of 32 values: one group each.
 
+use super::super::integers::{Integers, Words};
 use super::{Block, BlockRows, Centred, Format, LEVELS, Raised, plane};
 use crate::quant::Encoding;
-use super::super::integers::{Integers, Words};
 
 /// Nibbles of sixteen bytes: the low ones are the first half of the block, the high ones the second.
 #[inline(always)]
@@ -131,12 +131,7 @@ impl Format for Iq4Nl {
 
 /// Sixteen bytes of codes for the uneven levels.
 #[inline(always)]
-pub(super) fn levels<I: Integers>(
-    integers: I,
-    rows: &BlockRows<'_>,
-    at: usize,
-    to: &mut [Words],
-) {
+pub(super) fn levels<I: Integers>(integers: I, rows: &BlockRows<'_>, at: usize, to: &mut [Words]) {
     nibbles(integers, rows, at, to);
     for word in &mut to[..8] {
         *word = integers.look_up(&LEVELS, *word);
