@@ -294,7 +294,7 @@ fn tune_takes_the_shapes_of_a_model() {
         .filter_map(|kernel| kernel["shape"].as_str())
         .collect();
     assert!(shapes.contains(&"f32 b1 128x256"), "the key projection: {shapes:?}");
-    assert!(shapes.iter().any(|shape| shape.starts_with("attention d32 64 keys")), "{shapes:?}");
+    assert!(shapes.iter().any(|shape| shape.starts_with("attention d64 64 keys")), "{shapes:?}");
     assert!(path.exists());
 }
 

@@ -11,6 +11,7 @@ use burn_autodiff::{
 use super::{
     AttentionOptions, Backend, CacheError, HostPacked, KvCache, KvCacheShape, PackError, ops,
 };
+use crate::quant::Encoding;
 
 fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
@@ -77,6 +78,10 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
         ops::add_bias(tensor(out), bias)
+    }
+
+    fn keeps_packed(encoding: Encoding, shape: [usize; 2], device: &Self::Device) -> bool {
+        B::keeps_packed(encoding, shape, device)
     }
 
     fn pack(weight: HostPacked, device: &Self::Device) -> Self::Packed {

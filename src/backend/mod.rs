@@ -43,6 +43,8 @@ pub use wgpu::Wgpu;
 
 use burn::tensor::{DType, Int, Tensor};
 
+use crate::quant::Encoding;
+
 /// burn's backend trait, plus the fused operations of a language model.
 ///
 /// Shapes are row-major. `B` is batch, `H` query heads, `K` key/value heads (`H` is a multiple of
@@ -190,6 +192,12 @@ pub trait Backend: burn::tensor::backend::Backend {
     /// `silu(gate) · up` (Shazeer, 2020), element by element.
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
         ops::swiglu(gate, up)
+    }
+
+    /// Whether weights of this format and shape `[out, in]` are best left packed: used as they are by
+    /// [`packed_linear`](Self::packed_linear), instead of being dequantised when they are loaded.
+    fn keeps_packed(_encoding: Encoding, _shape: [usize; 2], _device: &Self::Device) -> bool {
+        false
     }
 
     /// Takes packed blocks into this backend's own storage.

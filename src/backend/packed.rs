@@ -1,8 +1,9 @@
 //! Block-quantised weights on the host, and the defaults that dequantise them.
 
-use std::sync::Arc;
+use std::any::Any;
 
 use burn::tensor::{DType, Tensor, TensorData};
+use bytes::Bytes;
 use half::f16;
 use thiserror::Error;
 
@@ -52,7 +53,7 @@ pub enum PackError {
 }
 
 /// What every backend's packed storage can do.
-pub trait PackedStorage: Clone + Send + Sync + std::fmt::Debug + 'static {
+pub trait PackedStorage: Any + Clone + Send + Sync + std::fmt::Debug {
     /// Shape of the weight, `[out, in]`.
     fn shape(&self) -> [usize; 2];
 
@@ -66,10 +67,11 @@ pub trait PackedStorage: Clone + Send + Sync + std::fmt::Debug + 'static {
     fn to_host(&self) -> Result<HostPacked, PackError>;
 }
 
-/// A weight `[out, in]` as a file stores it: rows of blocks, in shared host memory.
+/// A weight `[out, in]` as a file stores it: rows of blocks, in shared host memory or in a mapped
+/// file.
 #[derive(Clone, Debug)]
 pub struct HostPacked {
-    bytes: Arc<[u8]>,
+    bytes: Bytes,
     shape: [usize; 2],
     encoding: Encoding,
 }
@@ -80,7 +82,7 @@ impl HostPacked {
     /// # Errors
     /// [`PackError::Size`] when the bytes do not hold exactly that shape.
     pub fn new(
-        bytes: impl Into<Arc<[u8]>>,
+        bytes: impl Into<Bytes>,
         shape: [usize; 2],
         encoding: Encoding,
     ) -> Result<Self, PackError> {

@@ -72,7 +72,7 @@ impl DeviceJob for Job<'_> {
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let start = Instant::now();
-        let model = model::load::<B>(self.checkpoint, self.dtype, device)?;
+        let model = model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
         let load = start.elapsed();
         let start = Instant::now();
         bench::time(&*model, Task::Generate(1))?;

@@ -33,7 +33,8 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
     }
     let tokens = TokenBatch::new(&sequences)?;
     let source = Source::open(&args.model)?;
-    let job = Job { checkpoint: &source.checkpoint, dtype: source.dtype, tokens };
+    let (checkpoint, dtype) = (&source.checkpoint, source.dtype);
+    let job = Job { checkpoint, dtype, dequantize: args.model.dequantize, tokens };
     let (values, shape) = source.device.dispatch(job)?;
     let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(&values))?;
     safetensors::serialize_to_file([("logits", view)], None, &args.output)
@@ -53,6 +54,7 @@ fn read(file: &Path) -> Result<Vec<Vec<u32>>, Failure> {
 struct Job<'a> {
     checkpoint: &'a Checkpoint,
     dtype: DType,
+    dequantize: bool,
     tokens: TokenBatch,
 }
 
@@ -60,7 +62,7 @@ impl DeviceJob for Job<'_> {
     type Output = Result<(Vec<f32>, [usize; 3]), Failure>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
-        let model = model::load::<B>(self.checkpoint, self.dtype, device)?;
+        let model = model::load::<B>(self.checkpoint, self.dtype, self.dequantize, device)?;
         let logits = model.forward(&self.tokens, None, LogitRows::All)?;
         let shape = logits.dims();
         let data = logits.try_into_data().map_err(|error| error.to_string())?;

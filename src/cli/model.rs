@@ -54,6 +54,7 @@ impl Source {
 pub fn load<B: Backend>(
     checkpoint: &Checkpoint,
     dtype: DType,
+    dequantize: bool,
     device: &B::Device,
 ) -> Result<Box<dyn CausalLm<B>>, ModelError> {
     let total = checkpoint.infos().map(|info| info.bytes as u64).sum();
@@ -66,7 +67,7 @@ pub fn load<B: Backend>(
         bar.set_style(style);
     }
     let report = |bytes| bar.inc(bytes);
-    let options = LoadOptions { dtype, on_bytes: Some(&report) };
+    let options = LoadOptions { dtype, dequantize, on_bytes: Some(&report) };
     let model = models::load::<B>(checkpoint, options, device);
     bar.finish_and_clear();
     model

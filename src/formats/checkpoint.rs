@@ -192,14 +192,14 @@ impl Checkpoint {
 
     /// The tensor that Hugging Face calls `name`, such as `model.layers.0.self_attn.q_proj.weight`.
     ///
-    /// Borrowed from the memory map, except the query and key projections of a `llama` GGUF file,
+    /// A part of the memory map, except the query and key projections of a `llama` GGUF file,
     /// whose rows are brought back into Hugging Face's order. GGUF's `rope_freqs.weight` keeps its
     /// name.
     ///
     /// # Errors
     /// [`FormatError::MissingTensor`], or [`FormatError::UnsupportedEncoding`] for a storage type
     /// that cannot be decoded.
-    pub fn tensor(&self, name: &str) -> Result<RawTensor<'_>> {
+    pub fn tensor(&self, name: &str) -> Result<RawTensor> {
         match &self.container {
             Container::Gguf(file) => self.gguf_tensor(file, name),
             Container::Safetensors(set) => safetensors_tensor(set, name),
@@ -216,7 +216,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Also [`FormatError::ShapeMismatch`].
-    pub fn tensor_of_shape(&self, name: &str, expected: &[usize]) -> Result<RawTensor<'_>> {
+    pub fn tensor_of_shape(&self, name: &str, expected: &[usize]) -> Result<RawTensor> {
         if let Container::Random(weights) = &self.container {
             return Ok(weights.tensor(name, expected));
         }
@@ -237,7 +237,7 @@ impl Checkpoint {
         }
     }
 
-    fn gguf_tensor<'a>(&'a self, file: &'a GgufFile, name: &str) -> Result<RawTensor<'a>> {
+    fn gguf_tensor(&self, file: &GgufFile, name: &str) -> Result<RawTensor> {
         let tensor = find_gguf(file, name).ok_or_else(|| missing_in_gguf(file, name))?;
         let encoding = tensor
             .ggml_type()
@@ -245,7 +245,7 @@ impl Checkpoint {
             .ok_or_else(|| unsupported(file.path(), tensor.name(), tensor.ggml_type().name))?;
         let bytes = match self.permutation {
             Some(permutation) => permutation.undo(file, tensor, encoding)?,
-            None => file.bytes(tensor).into(),
+            None => file.shared_bytes(tensor),
         };
         Ok(RawTensor { name: name.to_owned(), shape: tensor.shape().to_vec(), encoding, bytes })
     }
@@ -270,7 +270,7 @@ fn missing_in_gguf(file: &GgufFile, name: &str) -> FormatError {
     }
 }
 
-fn safetensors_tensor<'a>(set: &'a SafetensorsSet, name: &str) -> Result<RawTensor<'a>> {
+fn safetensors_tensor(set: &SafetensorsSet, name: &str) -> Result<RawTensor> {
     let (file, tensor) = set.tensor(name)?;
     let encoding = tensor
         .encoding()
@@ -279,7 +279,7 @@ fn safetensors_tensor<'a>(set: &'a SafetensorsSet, name: &str) -> Result<RawTens
         name: name.to_owned(),
         shape: tensor.shape.to_vec(),
         encoding,
-        bytes: tensor.bytes.into(),
+        bytes: file.shared_bytes(&tensor),
     })
 }
 

@@ -37,7 +37,7 @@ impl RandomWeights {
     }
 
     /// The tensor.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> RawTensor<'static> {
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> RawTensor {
         let mut values = vec![f16::ONE; shape.iter().product()];
         if shape.len() > 1 {
             let seed = name.bytes().fold(self.seed, |seed, byte| mix(seed ^ u64::from(byte)));

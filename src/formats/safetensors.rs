@@ -12,6 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::TensorInfo as Entry;
+use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::error::similar_names;
@@ -130,6 +131,11 @@ impl SafetensorsFile {
             tensor: name.to_owned(),
             similar: similar_names(name, self.tensors.iter().map(|(name, _)| name.as_str())),
         })
+    }
+
+    /// The stored values of one of this file's tensors, to keep: the file stays mapped for as long.
+    pub fn shared_bytes(&self, tensor: &TensorView<'_>) -> Bytes {
+        self.map.share(tensor.bytes)
     }
 
     /// `open` has checked that the offsets lie within the data.

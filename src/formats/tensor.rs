@@ -1,12 +1,12 @@
 //! What a file says about a tensor, and its stored bytes.
 
-use std::borrow::Cow;
+use bytes::Bytes;
 
 use crate::quant::Encoding;
 
-/// A tensor as it is stored, borrowed from the memory map unless its rows had to be reordered.
+/// A tensor as it is stored: a part of the memory map, unless its rows had to be reordered.
 #[derive(Debug, Clone)]
-pub struct RawTensor<'a> {
+pub struct RawTensor {
     /// The name it was asked for by.
     pub name: String,
     /// Row-major, slowest dimension first: a linear weight is `[out, in]`.
@@ -14,10 +14,10 @@ pub struct RawTensor<'a> {
     /// How the values are stored.
     pub encoding: Encoding,
     /// The stored values: exactly the bytes that `encoding` takes for `shape`; any alignment.
-    pub bytes: Cow<'a, [u8]>,
+    pub bytes: Bytes,
 }
 
-impl RawTensor<'_> {
+impl RawTensor {
     /// Number of values.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

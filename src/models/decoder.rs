@@ -1,6 +1,6 @@
 //! What every decoder does before its first and after its last layer.
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 
 use super::{Cache, DecoderConfig, HiddenState, LogitRows, ModelError, Observer, TokenBatch};
 use crate::{
@@ -24,7 +24,7 @@ pub(super) fn rope_frequencies<B: Backend>(
     Ok(RopeFrequencies::new(config.head_dim, config.rope_theta, scaling))
 }
 
-/// Checks the tokens and the cache, and puts ids and positions on the device.
+/// Checks the tokens and the cache, and puts positions on the device.
 pub(super) fn begin<B: Backend>(
     config: &DecoderConfig,
     rope: &RopeFrequencies,
@@ -32,7 +32,7 @@ pub(super) fn begin<B: Backend>(
     cache: Option<&Cache<B>>,
     window: Option<usize>,
     device: &B::Device,
-) -> Result<(Tensor<B, 1, Int>, RotaryStep<B>), ModelError> {
+) -> Result<RotaryStep<B>, ModelError> {
     if let Some(&token) = tokens.ids().iter().find(|&&id| id as usize >= config.vocabulary) {
         return Err(ModelError::Token { token, vocabulary: config.vocabulary });
     }
@@ -72,9 +72,7 @@ pub(super) fn begin<B: Backend>(
     if let Some(cache) = cache {
         cache.prepare(config.heads, &step);
     }
-    let ids: Vec<i32> = tokens.ids().iter().map(|&id| id as i32).collect();
-    let ids = Tensor::from_data(TensorData::new(ids, [batch * len]), device);
-    Ok((ids, step))
+    Ok(step)
 }
 
 /// Shows the stream, with what is still to be added to it, to whoever observes. The sum is made

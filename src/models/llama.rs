@@ -46,7 +46,7 @@ impl<B: Backend> Block<B> {
         let [x, normed] = self.attention_norm.forward_after(x, add);
         let attended = self.attention.forward(normed, step, cache)?;
         let [x, normed] = self.mlp_norm.forward_after(x, Some(attended));
-        Ok((x, Some(self.mlp.forward(normed))))
+        Ok((x, Some(self.mlp.forward(normed)?)))
     }
 }
 
@@ -118,13 +118,13 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         rows: LogitRows,
         mut observer: Option<&mut Observer<'_, B>>,
     ) -> Result<Tensor<B, 3>, ModelError> {
-        let (ids, step) =
-            decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, &self.device)?;
+        let device = &self.device;
+        let step = decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, device)?;
         let mut show = |state, x: &Tensor<B, 2>, add: Option<&Tensor<B, 2>>| {
             decoder::observe(&mut observer, state, x, add, tokens.batch());
         };
         let activations = B::activation_dtype(self.dtype);
-        let mut x = (self.layers.embedding.forward(ids, activations), None);
+        let mut x = (self.layers.embedding.forward(tokens.ids(), device, activations)?, None);
         show(HiddenState::Embedding, &x.0, None);
         for (i, block) in self.layers.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
@@ -134,6 +134,6 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         let select = |x| decoder::select_rows(x, tokens, rows);
         let [_, normed] = self.layers.norm.forward_after(select(x.0), x.1.map(select));
         show(HiddenState::FinalNorm, &normed, None);
-        Ok(decoder::finish(self.layers.output.forward(normed), tokens, rows))
+        Ok(decoder::finish(self.layers.output.forward(normed)?, tokens, rows))
     }
 }

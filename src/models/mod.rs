@@ -20,9 +20,9 @@ pub use shapes::{SHAPES, shape};
 pub use tokens::{BatchError, TokenBatch};
 
 use crate::{
-    backend::{Backend, CacheError},
+    backend::{Backend, CacheError, PackError},
     formats::{Checkpoint, FormatError},
-    nn::{LoadError, Weights},
+    nn::{LayerError, LoadError, Weights},
 };
 
 /// Why a model could not be loaded or run.
@@ -75,6 +75,18 @@ pub enum ModelError {
     /// The cache cannot take the positions.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The backend cannot use packed weights.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+}
+
+impl From<LayerError> for ModelError {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Cache(error) => Self::Cache(error),
+            LayerError::Pack(error) => Self::Pack(error),
+        }
+    }
 }
 
 /// Which positions a forward pass gives logits for.
@@ -161,15 +173,18 @@ pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
 /// How a model is put on a device.
 #[derive(Clone, Copy)]
 pub struct LoadOptions<'a> {
-    /// How matrices are stored: `F32` or `F16`.
+    /// How matrices are stored: `F32` or `F16`. Packed ones stay packed where the backend can use
+    /// them so.
     pub dtype: DType,
+    /// Loads packed matrices as dense ones.
+    pub dequantize: bool,
     /// Called with the file bytes of each tensor once it is loaded.
     pub on_bytes: Option<&'a (dyn Fn(u64) + Sync)>,
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { dtype: DType::F32, on_bytes: None }
+        Self { dtype: DType::F32, dequantize: false, on_bytes: None }
     }
 }
 
@@ -206,7 +221,8 @@ pub fn load<B: Backend>(
         });
     };
     let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
-    let mut weights = Weights::new(checkpoint, device, options.dtype);
+    let mut weights =
+        Weights::new(checkpoint, device, options.dtype).dequantized(options.dequantize);
     if let Some(report) = options.on_bytes {
         weights = weights.on_bytes(report);
     }

@@ -2,8 +2,8 @@
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Linear, LoadError, Weights};
-use crate::backend::{Backend, CacheError, RotaryStep};
+use super::{LayerError, Linear, LoadError, Weights};
+use crate::backend::{Backend, RotaryStep};
 
 /// The extent of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +48,16 @@ impl<B: Backend> Attention<B> {
     /// and the positions attend to everything that it then holds.
     ///
     /// # Errors
-    /// [`CacheError`] when the cache has no room.
+    /// [`LayerError`] when the cache has no room, or the backend cannot use packed weights.
     pub fn forward(
         &self,
         x: Tensor<B, 2>,
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
-    ) -> Result<Tensor<B, 2>, CacheError> {
-        let projections = [self.q.forward(x.clone()), self.k.forward(x.clone()), self.v.forward(x)];
+    ) -> Result<Tensor<B, 2>, LayerError> {
+        let projections =
+            [self.q.forward(x.clone())?, self.k.forward(x.clone())?, self.v.forward(x)?];
         let out = B::rotary_attention(projections, self.head_dim, step, cache)?;
-        Ok(self.o.forward(out))
+        Ok(self.o.forward(out)?)
     }
 }

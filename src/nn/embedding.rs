@@ -1,17 +1,17 @@
 //! The token embedding.
 
 use burn::{
-    module::{Module, Param},
-    tensor::{DType, Int, Tensor},
+    module::Module,
+    tensor::{DType, Tensor},
 };
 
-use super::{LoadError, Weights};
-use crate::backend::Backend;
+use super::{LoadError, Matrix, Weights};
+use crate::backend::{Backend, PackError};
 
 /// One row of `[vocabulary, hidden]` per token.
 #[derive(Module, Debug)]
 pub struct Embedding<B: Backend> {
-    weight: Param<Tensor<B, 2>>,
+    weight: Matrix<B>,
 }
 
 impl<B: Backend> Embedding<B> {
@@ -24,17 +24,24 @@ impl<B: Backend> Embedding<B> {
         vocabulary: usize,
         hidden: usize,
     ) -> Result<Self, LoadError> {
-        Ok(Self { weight: weights.param("weight", [vocabulary, hidden])? })
+        Ok(Self { weight: weights.matrix("weight", [vocabulary, hidden])? })
     }
 
     /// The weight, for an output layer tied to it.
-    pub fn weight(&self) -> Param<Tensor<B, 2>> {
+    pub fn weight(&self) -> Matrix<B> {
         self.weight.clone()
     }
 
-    /// `[tokens]` to `[tokens, hidden]`, in `dtype`.
-    pub fn forward(&self, tokens: Tensor<B, 1, Int>, dtype: DType) -> Tensor<B, 2> {
-        let rows = B::dense_rows(self.weight.val(), tokens);
-        if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
+    /// The rows of `ids`, `[ids, hidden]` in `dtype`.
+    ///
+    /// # Errors
+    /// [`PackError`] where the backend cannot use packed weights.
+    pub fn forward(
+        &self,
+        ids: &[u32],
+        device: &B::Device,
+        dtype: DType,
+    ) -> Result<Tensor<B, 2>, PackError> {
+        self.weight.rows(ids, device, dtype)
     }
 }

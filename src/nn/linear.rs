@@ -5,13 +5,13 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{LoadError, Weights};
-use crate::backend::Backend;
+use super::{LoadError, Matrix, Weights};
+use crate::backend::{Backend, PackError};
 
 /// `x · Wᵀ + b`, with `W` of `[out, in]` as every checkpoint stores it.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
-    weight: Param<Tensor<B, 2>>,
+    weight: Matrix<B>,
     bias: Option<Param<Tensor<B, 1>>>,
 }
 
@@ -25,7 +25,7 @@ impl<B: Backend> Linear<B> {
         in_features: usize,
         out_features: usize,
     ) -> Result<Self, LoadError> {
-        let weight = weights.param("weight", [out_features, in_features])?;
+        let weight = weights.matrix("weight", [out_features, in_features])?;
         let bias = if weights.contains("bias") {
             Some(weights.param("bias", [out_features])?)
         } else {
@@ -35,12 +35,15 @@ impl<B: Backend> Linear<B> {
     }
 
     /// A layer that shares a weight which is already loaded (tied embeddings).
-    pub fn tied(weight: Param<Tensor<B, 2>>) -> Self {
+    pub fn tied(weight: Matrix<B>) -> Self {
         Self { weight, bias: None }
     }
 
     /// `[rows, in]` to `[rows, out]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        B::dense_linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    ///
+    /// # Errors
+    /// [`PackError`] where the backend cannot use packed weights.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, PackError> {
+        self.weight.product(x, self.bias.as_ref().map(Param::val))
     }
 }

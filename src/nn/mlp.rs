@@ -3,7 +3,7 @@
 use burn::{module::Module, tensor::Tensor};
 
 use super::{Linear, LoadError, Weights};
-use crate::backend::Backend;
+use crate::backend::{Backend, PackError};
 
 /// `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
@@ -31,9 +31,12 @@ impl<B: Backend> SwiGluMlp<B> {
     }
 
     /// `[rows, hidden]` to `[rows, hidden]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let gate = self.gate.forward(x.clone());
-        let up = self.up.forward(x);
+    ///
+    /// # Errors
+    /// [`PackError`] where the backend cannot use packed weights.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, PackError> {
+        let gate = self.gate.forward(x.clone())?;
+        let up = self.up.forward(x)?;
         self.down.forward(B::swiglu(gate, up))
     }
 }

@@ -6,7 +6,9 @@
 
 mod attention;
 mod embedding;
+mod error;
 mod linear;
+mod matrix;
 mod mlp;
 mod norm;
 mod rope;
@@ -14,7 +16,9 @@ mod weights;
 
 pub use attention::{Attention, AttentionConfig};
 pub use embedding::Embedding;
+pub use error::LayerError;
 pub use linear::Linear;
+pub use matrix::{Matrix, PackedWeight};
 pub use mlp::SwiGluMlp;
 pub use norm::RmsNorm;
 pub use rope::{RopeFrequencies, RopeScaling};

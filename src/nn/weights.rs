@@ -8,8 +8,9 @@ use burn::{
 };
 use thiserror::Error;
 
+use super::{Matrix, PackedWeight};
 use crate::{
-    backend::Backend,
+    backend::{Backend, HostPacked, PackError},
     formats::{Checkpoint, FormatError},
     quant::{self, QuantError},
 };
@@ -29,6 +30,16 @@ pub enum LoadError {
         tensor: String,
         /// What is wrong with it.
         source: QuantError,
+    },
+    /// Its blocks are not those of its shape.
+    #[error("{}: tensor {tensor}: {source}", file.display())]
+    Pack {
+        /// The checkpoint.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with them.
+        source: PackError,
     },
     /// The device cannot bind a tensor of this size.
     #[error(
@@ -55,6 +66,7 @@ pub struct Weights<'a, B: Backend> {
     checkpoint: &'a Checkpoint,
     device: &'a B::Device,
     dtype: DType,
+    dequantize: bool,
     path: String,
     on_bytes: Option<&'a (dyn Fn(u64) + Sync)>,
 }
@@ -63,13 +75,20 @@ impl<'a, B: Backend> Weights<'a, B> {
     /// The root of a checkpoint. Matrices are stored as `dtype`; vectors (norms, biases) as f32,
     /// since they weigh nothing and are used in f32.
     pub fn new(checkpoint: &'a Checkpoint, device: &'a B::Device, dtype: DType) -> Self {
-        Self { checkpoint, device, dtype, path: String::new(), on_bytes: None }
+        Self { checkpoint, device, dtype, dequantize: false, path: String::new(), on_bytes: None }
     }
 
     /// Calls `report` with the file bytes of each tensor once it is loaded.
     #[must_use]
     pub fn on_bytes(mut self, report: &'a (dyn Fn(u64) + Sync)) -> Self {
         self.on_bytes = Some(report);
+        self
+    }
+
+    /// Loads packed matrices as dense ones.
+    #[must_use]
+    pub fn dequantized(mut self, dequantize: bool) -> Self {
+        self.dequantize = dequantize;
         self
     }
 
@@ -102,6 +121,27 @@ impl<'a, B: Backend> Weights<'a, B> {
         quant::dequantize(raw.encoding, &raw.bytes, &mut values)
             .map_err(|source| self.decode_error(&raw.name, source))?;
         Ok(values)
+    }
+
+    /// A matrix on the device: in the blocks of its file where the backend uses those as they are
+    /// (unless they shall be [dequantised](Self::dequantized)), dense otherwise.
+    ///
+    /// # Errors
+    /// As [`param`](Self::param), and [`LoadError::Pack`] for blocks that are cut short.
+    pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<B>, LoadError> {
+        let raw = self.checkpoint.tensor_of_shape(&self.name(name), &shape)?;
+        if self.dequantize || !B::keeps_packed(raw.encoding, shape, self.device) {
+            return Ok(Matrix::Dense(self.param(name, shape)?));
+        }
+        let packed = HostPacked::new(raw.bytes.clone(), shape, raw.encoding).map_err(|source| {
+            let file = self.checkpoint.path().to_path_buf();
+            LoadError::Pack { file, tensor: raw.name, source }
+        })?;
+        let packed = B::pack(packed, self.device);
+        if let Some(report) = self.on_bytes {
+            report(raw.bytes.len() as u64);
+        }
+        Ok(Matrix::Packed(PackedWeight(packed)))
     }
 
     /// A tensor as a parameter on the device. It asks for no gradient until somebody sets that.

@@ -1,6 +1,5 @@
 //! Checkpoints of both formats against each other.
 
-use std::borrow::Cow;
 
 use half::f16;
 use metal_candle::formats::{
@@ -11,7 +10,7 @@ use serde_json::Value;
 
 use super::fixture;
 
-fn values(tensor: &RawTensor<'_>) -> Vec<f32> {
+fn values(tensor: &RawTensor) -> Vec<f32> {
     let mut values = vec![0.0; tensor.elements()];
     dequantize(tensor.encoding, &tensor.bytes, &mut values).unwrap();
     values
@@ -65,8 +64,10 @@ fn rows_of_blocks_are_reordered_too() {
 #[test]
 fn tensors_are_borrowed_unless_their_rows_move() {
     let gguf = Checkpoint::open(&fixture("gguf/models/llama-q4_0.gguf")).unwrap();
+    // A part of the map lies where it lies; a copy is made anew each time.
     let borrowed = |checkpoint: &Checkpoint, name: &str| {
-        matches!(checkpoint.tensor(name).unwrap().bytes, Cow::Borrowed(_))
+        let [one, other] = [(); 2].map(|()| checkpoint.tensor(name).unwrap().bytes);
+        one.as_ptr() == other.as_ptr()
     };
     assert!(borrowed(&gguf, "model.embed_tokens.weight"));
     assert!(borrowed(&gguf, "model.layers.0.self_attn.v_proj.weight"));

@@ -12,8 +12,10 @@ pub use kv_cache::HostKvCache;
 
 use burn::tensor::{DType, Tensor};
 
-use super::{AttentionOptions, Backend, HostPacked, RopeOrder, ops};
-use kernels::{AttentionShape, KvView, RopeShape, Weight};
+use super::{AttentionOptions, Backend, HostPacked, PackError, PackedStorage, RopeOrder, ops};
+use crate::quant::Encoding;
+use burn_flex::FlexDevice;
+use kernels::{Activations, AttentionShape, KvView, PackedMatrix, RopeShape, Weight};
 use slices::{Floats, Halves, tensor};
 
 /// burn-flex.
@@ -136,8 +138,37 @@ impl Backend for Cpu {
         tensor(out, shape, dtype)
     }
 
+    fn keeps_packed(encoding: Encoding, [_, columns]: [usize; 2], _device: &FlexDevice) -> bool {
+        let block = encoding.block_len();
+        block > 1 && columns.is_multiple_of(block)
+    }
+
     fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {
         weight
+    }
+
+    /// With activations in 8 bits, as llama.cpp does it.
+    fn packed_linear(
+        x: Tensor<Self, 2>,
+        weight: &HostPacked,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        let (dtype, [rows, inputs], [outputs, columns]) = (x.dtype(), x.dims(), weight.shape());
+        let matrix = PackedMatrix::new(weight.bytes(), weight.encoding(), outputs, columns);
+        let Some(matrix) = matrix.ok().filter(|_| columns == inputs) else {
+            let dense = Self::unpack(weight, &x.device(), dtype)?;
+            return Ok(Self::dense_linear(x, dense, None));
+        };
+        let mut out = vec![0.0; rows * outputs];
+        let x = Floats::of(x);
+        kernels::packed_linear(
+            x.as_slice(),
+            rows,
+            &matrix,
+            None,
+            Activations::Quantised,
+            &mut out,
+        );
+        Ok(tensor(out, [rows, outputs], dtype))
     }
 }
 

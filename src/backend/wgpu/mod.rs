@@ -13,18 +13,21 @@ mod attention;
 mod cube;
 mod kv_cache;
 mod ops;
+mod packed;
 mod server;
 
 pub use adapter::{AdapterError, WgpuAdapter, adapters};
 pub use burn_wgpu::WgpuDevice;
 pub use kv_cache::WgpuKvCache;
+pub use packed::{DeviceBlocks, WgpuPacked};
 pub use server::submissions;
 
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use cubecl::{Runtime, wgpu::WgpuRuntime};
 
-use super::{AttentionOptions, Backend, CacheError, HostPacked, RotaryStep};
+use super::{AttentionOptions, Backend, CacheError, HostPacked, PackError, RotaryStep};
+use crate::quant::Encoding;
 
 /// burn's cube backend over wgpu. Booleans take 32 bits, because WGSL can address nothing smaller.
 pub type Wgpu = CubeBackend<WgpuRuntime, f32, i32, u32>;
@@ -52,7 +55,7 @@ impl ShaderLanguage {
 }
 
 impl Backend for Wgpu {
-    type Packed = HostPacked;
+    type Packed = WgpuPacked;
     type KvCache = WgpuKvCache;
 
     /// Matrices in f16 are read as they are; everything between them is f32, which costs nothing
@@ -66,7 +69,7 @@ impl Backend for Wgpu {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
-        if let Some(out) = ops::few_rows(&x, &weight, bias.as_ref()) {
+        if let Some(out) = ops::few_dense_rows(&x, &weight, bias.as_ref()) {
             return out;
         }
         ops::by_reference("dense_linear", "many rows, other types, or columns out of step");
@@ -140,8 +143,37 @@ impl Backend for Wgpu {
         super::ops::rotary_attention(projections, head_dim, step, Some(cache))
     }
 
-    fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {
-        weight
+    fn keeps_packed(encoding: Encoding, [rows, columns]: [usize; 2], device: &WgpuDevice) -> bool {
+        let row = packed::format_of(encoding, columns).and_then(|_| encoding.bytes_for(columns));
+        row.is_some_and(|row| (rows * row) as u64 <= Self::max_tensor_bytes(device))
+    }
+
+    fn pack(weight: HostPacked, device: &Self::Device) -> WgpuPacked {
+        WgpuPacked::new(weight, device)
+    }
+
+    fn packed_linear(
+        x: Tensor<Self, 2>,
+        weight: &WgpuPacked,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::linear(x, weight)
+    }
+
+    fn unpack(
+        weight: &WgpuPacked,
+        device: &Self::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::unpack(weight, device, dtype)
+    }
+
+    fn packed_rows(
+        weight: &WgpuPacked,
+        ids: &[u32],
+        device: &Self::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::rows(weight, ids, device, dtype)
     }
 
     fn max_tensor_bytes(device: &Self::Device) -> u64 {

@@ -1,6 +1,7 @@
 //! The operations that have kernels. Each gives its arguments back where no kernel takes them.
 
 use burn::tensor::{DType, Tensor};
+use cubecl::server::Handle;
 use metal_candle_kernels::{Format, Kernel, matvec, norm, swiglu};
 
 use super::{Wgpu, cube};
@@ -29,14 +30,37 @@ fn plain_format(dtype: DType) -> Option<Format> {
     }
 }
 
-/// `x · wᵀ + bias` for a few rows of f32.
-pub(super) fn few_rows(
+/// A matrix `[rows, columns]` in a buffer.
+#[derive(Debug)]
+pub(super) struct Matrix<'a> {
+    pub(super) format: Format,
+    pub(super) handle: &'a Handle,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+/// `x · wᵀ + bias` for a few rows of f32 and a plain matrix.
+pub(super) fn few_dense_rows(
     x: &Tensor<Wgpu, 2>,
     weight: &Tensor<Wgpu, 2>,
     bias: Option<&Tensor<Wgpu, 1>>,
 ) -> Option<Tensor<Wgpu, 2>> {
-    let format = plain_format(weight.dtype())?;
-    let ([batch, columns], [rows, _]) = (x.dims(), weight.dims());
+    let (format, [rows, columns]) = (plain_format(weight.dtype())?, weight.dims());
+    if x.dims()[1] != columns {
+        return None;
+    }
+    let weight = cube::contiguous(weight.clone());
+    few_rows(x, &Matrix { format, handle: &weight.handle, rows, columns }, bias)
+}
+
+/// `x · wᵀ + bias` for a few rows of f32.
+pub(super) fn few_rows(
+    x: &Tensor<Wgpu, 2>,
+    matrix: &Matrix<'_>,
+    bias: Option<&Tensor<Wgpu, 1>>,
+) -> Option<Tensor<Wgpu, 2>> {
+    let &Matrix { format, handle, rows, columns } = matrix;
+    let [batch, _] = x.dims();
     if !is_f32(x)
         || bias.is_some_and(|bias| !is_f32(bias))
         || !(1..=FEW_ROWS).contains(&batch)
@@ -49,7 +73,6 @@ pub(super) fn few_rows(
     let device = x.device();
     let kernels = Kernels::of(&device);
     let x = cube::contiguous(x.clone());
-    let weight = cube::contiguous(weight.clone());
     let has_bias = bias.is_some();
     let bias = bias.map(|bias| cube::contiguous(bias.clone()));
     let bias = bias.as_ref().map_or(&x.handle, |bias| &bias.handle);
@@ -68,7 +91,7 @@ pub(super) fn few_rows(
             kernels.launch(
                 Kernel::MatVec(kernel),
                 kernel.cubes(params.rows),
-                &[&weight.handle, &x.handle, bias],
+                &[handle, &x.handle, bias],
                 params.words(),
                 &[&out],
             )

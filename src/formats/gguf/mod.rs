@@ -10,6 +10,8 @@ mod value;
 use std::collections::HashMap;
 use std::path::Path;
 
+use bytes::Bytes;
+
 pub(super) use config::hugging_face_config;
 pub(super) use names::{Permutation, file_name};
 pub use types::{GgmlType, TypeId};
@@ -134,6 +136,11 @@ impl GgufFile {
     pub fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
         // `open` has checked the range; a tensor of another file finds nothing rather than a panic.
         self.map.get(tensor.start..tensor.end).unwrap_or_default()
+    }
+
+    /// The same, to keep: the file stays mapped for as long.
+    pub fn shared_bytes(&self, tensor: &GgufTensor) -> Bytes {
+        self.map.share(self.bytes(tensor))
     }
 
     /// Whether all of a model's tensors are here: `gguf-split` may have spread them over files.

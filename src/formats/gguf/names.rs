@@ -9,6 +9,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{GgufFile, GgufTensor};
 use crate::formats::{FormatError, Result};
 use crate::quant::Encoding;
@@ -93,15 +95,14 @@ impl Permutation {
     }
 
     /// The bytes of `tensor` with its rows in Hugging Face's order; borrowed if they are so already.
-    pub(in crate::formats) fn undo<'a>(
+    pub(in crate::formats) fn undo(
         self,
-        file: &'a GgufFile,
+        file: &GgufFile,
         tensor: &GgufTensor,
         encoding: Encoding,
-    ) -> Result<Cow<'a, [u8]>> {
-        let bytes = file.bytes(tensor);
+    ) -> Result<Bytes> {
         let Some(heads) = self.heads_of(tensor.name()) else {
-            return Ok(bytes.into());
+            return Ok(file.shared_bytes(tensor));
         };
         let bad = |expected: String| FormatError::BadTensor {
             path: file.path().to_path_buf(),
@@ -123,7 +124,7 @@ impl Permutation {
             .checked_div(heads)
             .filter(|head_dim| rows == head_dim * heads && head_dim.is_multiple_of(2))
             .ok_or_else(|| bad(format!("rows for {heads} heads of an even size")))?;
-        Ok(halves_from_pairs(bytes, row_bytes, head_dim).into())
+        Ok(halves_from_pairs(file.bytes(tensor), row_bytes, head_dim).into())
     }
 }
 
