@@ -105,7 +105,7 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 
@@ -137,6 +137,7 @@ mod tests {
         for target in Target::ALL {
             assert_eq!(target.to_string().parse(), Ok(target));
         }
+        assert_eq!(format!("{:>6}", Target::Cpu), "   cpu", "a column of names lines up");
         let unknown = "gpu".parse::<Target>().expect_err("no such backend").to_string();
         assert!(unknown.starts_with("unknown backend \"gpu\": expected one of cpu, candle, wgpu-"));
     }
