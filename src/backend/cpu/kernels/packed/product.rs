@@ -5,14 +5,14 @@ use super::super::scratch::with_scratch;
 use super::PackedMatrix;
 use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
 use super::formats::{self, Block, Codes, Format};
-use super::integers::{FEATURES, Instructions, Integers, Kernel, Panel, Rows, Words};
+use super::integers::{FEATURES, Instructions, Integers, Kernel, Panel, PanelRows, Rows, Words};
 use crate::quant::Encoding;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
 /// Depth of the slice of a panel that is unpacked at a time, for few rows and for many. A whole number of blocks; with its
 /// factors it stays in first-level cache while the rows pass, and few rows need no more than one block of it.
-const FEW_DEPTH: usize = 256;
+const FEW_DEPTH: usize = 1024;
 const MANY_DEPTH: usize = 1024;
 /// Values in the smallest group that a format has.
 const SMALLEST_GROUP: usize = 16;
@@ -151,13 +151,12 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
     #[inline(always)]
     fn run<I: Integers>(mut self, integers: I) {
         let columns = self.out.column_range();
+        let stride = self.w.row_bytes();
         let width = if self.out.row_range().len() <= FEW { FEW_DEPTH } else { MANY_DEPTH };
         for first in (0..columns.len()).step_by(FEATURES) {
             let used = FEATURES.min(columns.len() - first);
-            let last = columns.start + first + used - 1;
-            // Where features end, the last one stands in for those that would follow.
-            let rows: [&[u8]; FEATURES] =
-                std::array::from_fn(|f| self.w.row(last.min(columns.start + first + f)));
+            let bytes = &self.w.bytes[(columns.start + first) * stride..];
+            let rows = PanelRows::new(bytes, stride, used);
             self.start(first, used);
             for depth in (0..self.w.depth).step_by(width) {
                 let len = width.min(self.w.depth - depth);
@@ -266,7 +265,7 @@ impl Slice {
     fn unpack<F: Format, I: Integers>(
         &mut self,
         integers: I,
-        rows: &[&[u8]; FEATURES],
+        rows: &PanelRows<'_>,
         depth: usize,
         len: usize,
     ) -> Panel<'_> {
@@ -274,16 +273,12 @@ impl Slice {
         let first = depth / F::VALUES;
         let blocks = len / F::VALUES;
         for b in 0..blocks {
-            let mut block_rows: [&[u8]; FEATURES] = [&[]; FEATURES];
-            for f in 0..FEATURES {
-                block_rows[f] = &rows[f][(first + b) * F::BYTES..][..F::BYTES];
-            }
             let mut to = Block {
                 codes: &mut self.codes[b * F::VALUES / WORD..][..F::VALUES / WORD],
                 factors: &mut self.factors[b * groups..][..groups],
                 minimums: &mut self.minimums[b * groups..][..groups],
             };
-            F::unpack(integers, &block_rows, &mut to);
+            F::unpack(integers, rows.block((first + b) * F::BYTES), &mut to);
         }
         Panel {
             codes: &self.codes[..len / WORD],

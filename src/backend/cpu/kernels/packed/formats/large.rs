@@ -1,8 +1,8 @@
 //! The formats with blocks of 256 values, in groups of 16 or 32 whose scales are small integers.
 
-use super::super::integers::{FEATURES, Integers, Words};
+use super::super::integers::{BlockRows, FEATURES, Integers, Lanes, Words};
 use super::small::levels;
-use super::{Block, BlockRows, Centred, Format, Raised, negated, plane, product};
+use super::{Block, Centred, Format, Raised, columns, gather, negated, plane, product};
 use crate::quant::Encoding;
 
 const VALUES: usize = 256;
@@ -19,15 +19,15 @@ impl Format for Q2K {
     const OFFSET: u8 = 0;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        let head = Words::gather(rows, 80);
-        let d = integers.halves(head);
-        let dmin = negated(&integers.halves(head.right(16)));
-        for (k, scales) in integers.columns(rows, 0).into_iter().enumerate() {
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        let head = gather(integers, rows, 80);
+        let d = head.halves();
+        let dmin = negated(&head.right(16).halves());
+        for (k, scales) in columns(integers, rows, 0).into_iter().enumerate() {
             let (low, high) = (scales.bytes_and(0x0f), scales.right(4).bytes_and(0x0f));
             for i in 0..4 {
-                to.factors[4 * k + i] = product(&d, &low.byte(i));
-                to.minimums[4 * k + i] = product(&dmin, &high.byte(i));
+                to.factors[4 * k + i] = product(&d, &low.byte(i as u32));
+                to.minimums[4 * k + i] = product(&dmin, &high.byte(i as u32));
             }
         }
         for half in 0..2 {
@@ -38,12 +38,12 @@ impl Format for Q2K {
 
 /// Four planes of two bits from 32 bytes.
 #[inline(always)]
-fn two_bits<I: Integers>(integers: I, rows: &BlockRows<'_>, at: usize, to: &mut [Words]) {
+fn two_bits<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize, to: &mut [Words]) {
     let packed = plane(integers, rows, at);
     for p in 0..4 {
         let to = &mut to[PLANE * p..][..PLANE];
         for s in 0..PLANE {
-            to[s] = packed[s].right(2 * p as u32).bytes_and(3);
+            to[s] = packed[s].right(2 * p as u32).bytes_and(3).words();
         }
     }
 }
@@ -58,18 +58,18 @@ impl Format for Q3K {
     const OFFSET: u8 = 4;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         // Twelve bytes of scales and the two of `d` end the block: read from two bytes before them.
-        let tail = integers.columns(rows, 94);
+        let tail = columns(integers, rows, 94);
         let word = |k: usize| tail[k].right(16).or(tail[k + 1].left(16));
         let (first, second, high) = (word(0), word(1), word(2));
-        let d = integers.halves(tail[3].right(16));
+        let d = tail[3].right(16).halves();
         let low = [first, second, first.right(4), second.right(4)];
         for q in 0..4 {
             let high = high.right(2 * q as u32).bytes_and(3).left(4);
             let scales = low[q].bytes_and(0x0f).or(high);
             for i in 0..4 {
-                let mut factor = scales.byte(i);
+                let mut factor = scales.byte(i as u32);
                 for f in 0..FEATURES {
                     factor[f] = d[f] * (factor[f] - 32.0);
                 }
@@ -83,7 +83,8 @@ impl Format for Q3K {
             for p in 0..4 {
                 for s in 0..PLANE {
                     let bit = third[s].right((4 * half + p) as u32).bytes_and(1).left(2);
-                    codes[PLANE * p + s] = codes[PLANE * p + s].or(bit);
+                    let code = &mut codes[PLANE * p + s];
+                    *code = Lanes::new(integers, *code).or(bit).words();
                 }
             }
         }
@@ -92,17 +93,17 @@ impl Format for Q3K {
 
 /// The factors and minimums of `Q4_K` and `Q5_K`, from the first 16 bytes of a block.
 #[inline(always)]
-fn six_bits<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-    let [head, a, b, c] = integers.columns(rows, 0);
-    let d = integers.halves(head);
-    let dmin = negated(&integers.halves(head.right(16)));
-    let high = |word: Words| word.right(6).bytes_and(3).left(4);
+fn six_bits<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    let [head, a, b, c] = columns(integers, rows, 0);
+    let d = head.halves();
+    let dmin = negated(&head.right(16).halves());
+    let high = |word: Lanes<I>| word.right(6).bytes_and(3).left(4);
     let scales = [a.bytes_and(0x3f), c.bytes_and(0x0f).or(high(a))];
     let minimums = [b.bytes_and(0x3f), c.right(4).bytes_and(0x0f).or(high(b))];
     for k in 0..2 {
         for i in 0..4 {
-            to.factors[4 * k + i] = product(&d, &scales[k].byte(i));
-            to.minimums[4 * k + i] = product(&dmin, &minimums[k].byte(i));
+            to.factors[4 * k + i] = product(&d, &scales[k].byte(i as u32));
+            to.minimums[4 * k + i] = product(&dmin, &minimums[k].byte(i as u32));
         }
     }
 }
@@ -117,14 +118,14 @@ impl Format for Q4K {
     const OFFSET: u8 = 0;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         six_bits(integers, rows, to);
         for pair in 0..4 {
             let packed = plane(integers, rows, 16 + 32 * pair);
             let to = &mut to.codes[2 * PLANE * pair..][..2 * PLANE];
             for s in 0..PLANE {
-                to[s] = packed[s].bytes_and(0x0f);
-                to[PLANE + s] = packed[s].right(4).bytes_and(0x0f);
+                to[s] = packed[s].bytes_and(0x0f).words();
+                to[PLANE + s] = packed[s].right(4).bytes_and(0x0f).words();
             }
         }
     }
@@ -140,7 +141,7 @@ impl Format for Q5K {
     const OFFSET: u8 = 0;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         six_bits(integers, rows, to);
         let fifth = plane(integers, rows, 16);
         for pair in 0..4 {
@@ -148,9 +149,9 @@ impl Format for Q5K {
             let to = &mut to.codes[2 * PLANE * pair..][..2 * PLANE];
             for s in 0..PLANE {
                 let bits = fifth[s].right(2 * pair as u32);
-                to[s] = packed[s].bytes_and(0x0f).or(bits.bytes_and(1).left(4));
+                to[s] = packed[s].bytes_and(0x0f).or(bits.bytes_and(1).left(4)).words();
                 let bits = bits.right(1).bytes_and(1).left(4);
-                to[PLANE + s] = packed[s].right(4).bytes_and(0x0f).or(bits);
+                to[PLANE + s] = packed[s].right(4).bytes_and(0x0f).or(bits).words();
             }
         }
     }
@@ -166,12 +167,12 @@ impl Format for Q6K {
     const OFFSET: u8 = 32;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         // The last four bytes are two scales and `d`.
-        let d = integers.halves(Words::gather(rows, 206).right(16));
-        for (k, scales) in integers.columns(rows, 192).into_iter().enumerate() {
+        let d = gather(integers, rows, 206).right(16).halves();
+        for (k, scales) in columns(integers, rows, 192).into_iter().enumerate() {
             for i in 0..4 {
-                to.factors[4 * k + i] = product(&d, &scales.signed_byte(i));
+                to.factors[4 * k + i] = product(&d, &scales.signed_byte(i as u32));
             }
         }
         for half in 0..2 {
@@ -183,7 +184,7 @@ impl Format for Q6K {
                     let to = &mut to.codes[(4 * half + p) * PLANE..][..PLANE];
                     for s in 0..PLANE {
                         let high = high[s].right(2 * p as u32).bytes_and(3).left(4);
-                        to[s] = low[s].right(4 * nibble as u32).bytes_and(0x0f).or(high);
+                        to[s] = low[s].right(4 * nibble as u32).bytes_and(0x0f).or(high).words();
                     }
                 }
             }
@@ -201,15 +202,16 @@ impl Format for Iq4Xs {
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        let head = Words::gather(rows, 0);
-        let d = integers.halves(head);
-        let (low, high) = (Words::gather(rows, 4), head.right(16));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        let head = gather(integers, rows, 0);
+        let d = head.halves();
+        let (low, high) = (gather(integers, rows, 4), head.right(16));
         for g in 0..8 {
+            let high = high.right(2 * g as u32).bytes_and(3).left(4);
+            let scale = low.right(4 * g as u32).bytes_and(0x0f).or(high).byte(0);
             let mut factor = d;
             for f in 0..FEATURES {
-                let scale = ((low.0[f] >> (4 * g)) & 0x0f) | ((high.0[f] >> (2 * g)) & 3) << 4;
-                factor[f] *= (scale.cast_signed() - 32) as f32;
+                factor[f] *= scale[f] - 32.0;
             }
             to.factors[g] = factor;
             levels(integers, rows, 8 + 16 * g, &mut to.codes[PLANE * g..][..PLANE]);

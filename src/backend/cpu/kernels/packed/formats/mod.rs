@@ -8,13 +8,10 @@ mod large;
 mod small;
 
 use super::activations::{Sums, WORD};
-use super::integers::{FEATURES, Integers, Words};
+use super::integers::{BlockRows, FEATURES, Integers, Lanes, Words};
 
 pub(super) use large::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(super) use small::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-
-/// The rows of a panel, from the block to unpack on.
-pub(super) type BlockRows<'a> = [&'a [u8]; FEATURES];
 
 /// A block format: `value = factor · code + minimum`, or `factor · (code - offset)`.
 pub(super) trait Format: 'static {
@@ -33,7 +30,7 @@ pub(super) trait Format: 'static {
     }
 
     /// Unpacks one block of sixteen features; implementations are `#[inline(always)]`.
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>);
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>);
 }
 
 /// Unpacked codes, whatever format they come from.
@@ -89,11 +86,29 @@ const LEVELS: [u8; 16] = {
     table
 };
 
+/// Four bytes of each row.
+#[inline(always)]
+fn gather<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize) -> Lanes<I> {
+    Lanes::new(integers, integers.gather(rows, at))
+}
+
+/// Sixteen bytes of each row as four words.
+#[inline(always)]
+fn columns<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize) -> [Lanes<I>; 4] {
+    let [a, b, c, d] = integers.columns(rows, at);
+    [
+        Lanes::new(integers, a),
+        Lanes::new(integers, b),
+        Lanes::new(integers, c),
+        Lanes::new(integers, d),
+    ]
+}
+
 /// Thirty-two bytes of each row as eight words.
 #[inline(always)]
-fn plane<I: Integers>(integers: I, rows: &BlockRows<'_>, at: usize) -> [Words; 8] {
-    let [a, b, c, d] = integers.columns(rows, at);
-    let [e, f, g, h] = integers.columns(rows, at + 16);
+fn plane<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize) -> [Lanes<I>; 8] {
+    let [a, b, c, d] = columns(integers, rows, at);
+    let [e, f, g, h] = columns(integers, rows, at + 16);
     [a, b, c, d, e, f, g, h]
 }
 

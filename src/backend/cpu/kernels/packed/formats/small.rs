@@ -1,25 +1,26 @@
 //! The formats with blocks of 32 values: one group each.
 
-use super::super::integers::{Integers, Words};
-use super::{Block, BlockRows, Centred, Format, LEVELS, Raised, plane};
+use super::super::integers::{BlockRows, Integers, Lanes, Words};
+use super::{Block, Centred, Format, LEVELS, Raised, columns, gather, plane};
 use crate::quant::Encoding;
 
 /// Nibbles of sixteen bytes: the low ones are the first half of the block, the high ones the second.
 #[inline(always)]
-fn nibbles<I: Integers>(integers: I, rows: &BlockRows<'_>, at: usize, to: &mut [Words]) {
-    let packed = integers.columns(rows, at);
+fn nibbles<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize, to: &mut [Words]) {
+    let packed = columns(integers, rows, at);
     let (first, second) = to[..8].split_at_mut(4);
     for s in 0..4 {
-        first[s] = packed[s].bytes_and(0x0f);
-        second[s] = packed[s].right(4).bytes_and(0x0f);
+        first[s] = packed[s].bytes_and(0x0f).words();
+        second[s] = packed[s].right(4).bytes_and(0x0f).words();
     }
 }
 
 /// Adds the fifth bits, of which bit `i` belongs to value `i`.
 #[inline(always)]
-fn fifth_bits(bits: Words, to: &mut [Words]) {
+fn fifth_bits<I: Integers>(integers: I, bits: Lanes<I>, to: &mut [Words]) {
     for (s, word) in to[..8].iter_mut().enumerate() {
-        *word = word.or(bits.right(4 * s as u32).spread_bits().left(4));
+        let fifth = bits.right(4 * s as u32).spread_bits().left(4);
+        *word = Lanes::new(integers, *word).or(fifth).words();
     }
 }
 
@@ -33,8 +34,8 @@ impl Format for Q4_0 {
     const OFFSET: u8 = 8;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = integers.halves(Words::gather(rows, 0));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        to.factors[0] = gather(integers, rows, 0).halves();
         nibbles(integers, rows, 2, to.codes);
     }
 }
@@ -49,10 +50,10 @@ impl Format for Q4_1 {
     const OFFSET: u8 = 0;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        let head = Words::gather(rows, 0);
-        to.factors[0] = integers.halves(head);
-        to.minimums[0] = integers.halves(head.right(16));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        let head = gather(integers, rows, 0);
+        to.factors[0] = head.halves();
+        to.minimums[0] = head.right(16).halves();
         nibbles(integers, rows, 4, to.codes);
     }
 }
@@ -67,10 +68,10 @@ impl Format for Q5_0 {
     const OFFSET: u8 = 16;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = integers.halves(Words::gather(rows, 0));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        to.factors[0] = gather(integers, rows, 0).halves();
         nibbles(integers, rows, 6, to.codes);
-        fifth_bits(Words::gather(rows, 2), to.codes);
+        fifth_bits(integers, gather(integers, rows, 2), to.codes);
     }
 }
 
@@ -84,12 +85,12 @@ impl Format for Q5_1 {
     const OFFSET: u8 = 0;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        let head = Words::gather(rows, 0);
-        to.factors[0] = integers.halves(head);
-        to.minimums[0] = integers.halves(head.right(16));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        let head = gather(integers, rows, 0);
+        to.factors[0] = head.halves();
+        to.minimums[0] = head.right(16).halves();
         nibbles(integers, rows, 8, to.codes);
-        fifth_bits(Words::gather(rows, 4), to.codes);
+        fifth_bits(integers, gather(integers, rows, 4), to.codes);
     }
 }
 
@@ -103,12 +104,12 @@ impl Format for Q8_0 {
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = integers.halves(Words::gather(rows, 0));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        to.factors[0] = gather(integers, rows, 0).halves();
         let codes = plane(integers, rows, 2);
         for s in 0..8 {
             // A signed byte plus 128, without a carry.
-            to.codes[s] = codes[s].bytes_xor(0x80);
+            to.codes[s] = codes[s].bytes_xor(0x80).words();
         }
     }
 }
@@ -123,17 +124,17 @@ impl Format for Iq4Nl {
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: &BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = integers.halves(Words::gather(rows, 0));
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        to.factors[0] = gather(integers, rows, 0).halves();
         levels(integers, rows, 2, to.codes);
     }
 }
 
 /// Sixteen bytes of codes for the uneven levels.
 #[inline(always)]
-pub(super) fn levels<I: Integers>(integers: I, rows: &BlockRows<'_>, at: usize, to: &mut [Words]) {
+pub(super) fn levels<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize, to: &mut [Words]) {
     nibbles(integers, rows, at, to);
     for word in &mut to[..8] {
-        *word = integers.look_up(&LEVELS, *word);
+        *word = Lanes::new(integers, *word).look_up(&LEVELS).words();
     }
 }

@@ -5,7 +5,7 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
+use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
@@ -81,10 +81,11 @@ impl Integers for Avx2 {
 
     /// Rows four apart share a vector, so that a transposition within 128 bits leaves eight rows in order.
     #[inline(always)]
-    fn columns(self, rows: &[&[u8]; FEATURES], at: usize) -> [Words; 4] {
-        // SAFETY: see above the impl; the slice taken of each row has sixteen bytes.
+    fn columns(self, rows: BlockRows<'_>, at: usize) -> [Words; 4] {
+        let (bytes, starts) = rows.places(at, 16);
+        // SAFETY: see above the impl; sixteen bytes from each start are within `bytes`.
         unsafe {
-            let row = |f: usize| _mm_loadu_si128(rows[f][at..at + 16].as_ptr().cast());
+            let row = |f: usize| _mm_loadu_si128(bytes.as_ptr().add(starts[f]).cast());
             let mut columns = [[_mm256_setzero_si256(); V]; 4];
             for v in 0..V {
                 let first = LANES * v;
@@ -104,6 +105,18 @@ impl Integers for Avx2 {
             }
             [words(columns[0]), words(columns[1]), words(columns[2]), words(columns[3])]
         }
+    }
+
+    #[inline(always)]
+    fn gather(self, rows: BlockRows<'_>, at: usize) -> Words {
+        let (bytes, starts) = rows.places(at, 4);
+        let mut words = Words::ZERO;
+        for f in 0..FEATURES {
+            // SAFETY: four bytes from each start are within `bytes`.
+            let word = unsafe { bytes.as_ptr().add(starts[f]).cast::<u32>().read_unaligned() };
+            words.0[f] = u32::from_le(word);
+        }
+        words
     }
 
     #[inline(always)]
@@ -135,6 +148,77 @@ impl Integers for Avx2 {
     }
 
     #[inline(always)]
+    fn shift_right(self, a: Words, bits: u32) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bits = _mm_cvtsi32_si128(bits.cast_signed());
+            let [a, b] = load(&a);
+            words([_mm256_srl_epi32(a, bits), _mm256_srl_epi32(b, bits)])
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left(self, a: Words, bits: u32) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bits = _mm_cvtsi32_si128(bits.cast_signed());
+            let [a, b] = load(&a);
+            words([_mm256_sll_epi32(a, bits), _mm256_sll_epi32(b, bits)])
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_and(self, a: Words, mask: u8) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let [a, b] = load(&a);
+            words([_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)])
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_xor(self, a: Words, mask: u8) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let [a, b] = load(&a);
+            words([_mm256_xor_si256(a, mask), _mm256_xor_si256(b, mask)])
+        }
+    }
+
+    #[inline(always)]
+    fn low_byte(self, a: Words) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mask = _mm256_set1_epi32(0xff);
+            let [a, b] = load(&a);
+            words([_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)])
+        }
+    }
+
+    #[inline(always)]
+    fn or(self, a: Words, b: Words) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let ([a, c], [b, d]) = (load(&a), load(&b));
+            words([_mm256_or_si256(a, b), _mm256_or_si256(c, d)])
+        }
+    }
+
+    #[inline(always)]
+    fn numbers(self, a: Words) -> [f32; FEATURES] {
+        let mut values = [0.0; FEATURES];
+        // SAFETY: see above the impl.
+        unsafe {
+            let [a, b] = load(&a);
+            _mm256_storeu_ps(values.as_mut_ptr(), _mm256_cvtepi32_ps(a));
+            _mm256_storeu_ps(values.as_mut_ptr().add(LANES), _mm256_cvtepi32_ps(b));
+        }
+        values
+    }
+
+    #[inline(always)]
     fn multiply<C: Codes, const R: usize>(
         self,
         panel: Panel<'_>,
@@ -160,111 +244,141 @@ fn multiply<C: Codes, const R: usize>(
     sums: &mut [[f32; FEATURES]; R],
 ) {
     let groups = panel.factors.len();
-    let codes = &panel.codes[..groups * C::STEPS];
-    let x: [&[u32]; R] = std::array::from_fn(|r| &rows.words[r][..groups * C::STEPS]);
-    let scales: [&[f32]; R] = std::array::from_fn(|r| &rows.scales[r][..groups]);
-    let row_sums: [&[f32]; R] = std::array::from_fn(|r| &rows.sums[r][..groups]);
-    let minimums = if C::MINIMUMS { &panel.minimums[..groups] } else { &[] };
-    // SAFETY: each pointer comes from an array or slice whose length is visible; loads and stores are the unaligned ones.
-    unsafe {
-        let mut totals = [[_mm256_setzero_ps(); V]; R];
+    assert!(panel.codes.len() >= groups * C::STEPS);
+    assert!(!C::MINIMUMS || panel.minimums.len() >= groups);
+    for r in 0..R {
+        assert!(rows.words[r].len() >= groups * C::STEPS);
+        assert!(rows.scales[r].len() >= groups && rows.sums[r].len() >= groups);
+    }
+    // Hidden from the optimiser, which otherwise unrolls the loops over steps and spills what it gathers from all of them.
+    let steps = std::hint::black_box(if C::GREATEST > 127 { C::STEPS } else { span::<C>() });
+    for g in 0..groups {
+        let codes = &raw const panel.codes[g * C::STEPS];
+        let mut x = [std::ptr::null(); R];
         for r in 0..R {
-            totals[r] = floats(&sums[r]);
+            x[r] = &raw const rows.words[r][g * C::STEPS];
         }
-        for g in 0..groups {
-            let at = g * C::STEPS;
-            let codes = &codes[at..at + C::STEPS];
-            let mut steps: [&[u32]; R] = [&[]; R];
-            for r in 0..R {
-                steps[r] = &x[r][at..at + C::STEPS];
-            }
-            let dots = dots::<C, R>(codes, steps);
+        // SAFETY: `C::STEPS` words follow each of the pointers, for the lengths are asserted above, and groups have a
+        // whole number of spans.
+        unsafe {
+            let dots = if C::GREATEST > 127 {
+                dots_of_bytes::<R>(codes, x, steps)
+            } else {
+                dots::<C, R>(codes, x, steps)
+            };
             let factors = floats(&panel.factors[g]);
             for r in 0..R {
-                let scale = _mm256_set1_ps(scales[r][g]);
-                let sum = _mm256_set1_ps(row_sums[r][g]);
+                let scale = _mm256_set1_ps(rows.scales[r][g]);
+                let sum = _mm256_set1_ps(rows.sums[r][g]);
+                let mut totals = floats(&sums[r]);
                 for v in 0..V {
                     let mut dot = _mm256_cvtepi32_ps(dots[r][v]);
                     if !C::MINIMUMS {
                         dot = _mm256_add_ps(dot, sum);
                     }
                     let factor = _mm256_mul_ps(factors[v], scale);
-                    totals[r][v] = _mm256_fmadd_ps(factor, dot, totals[r][v]);
+                    totals[v] = _mm256_fmadd_ps(factor, dot, totals[v]);
                 }
                 if C::MINIMUMS {
-                    let minimums = floats(&minimums[g]);
+                    let minimums = floats(&panel.minimums[g]);
                     for v in 0..V {
-                        totals[r][v] = _mm256_fmadd_ps(minimums[v], sum, totals[r][v]);
+                        totals[v] = _mm256_fmadd_ps(minimums[v], sum, totals[v]);
                     }
                 }
-            }
-        }
-        for r in 0..R {
-            for v in 0..V {
-                _mm256_storeu_ps(sums[r][v * LANES..][..LANES].as_mut_ptr(), totals[r][v]);
+                for v in 0..V {
+                    _mm256_storeu_ps(sums[r][v * LANES..][..LANES].as_mut_ptr(), totals[v]);
+                }
             }
         }
     }
 }
 
-/// `Σ code·q` over the values of one group.
+/// Steps whose pairs add up without leaving 16 bits: a power of two, so a group is a whole number of them.
+const fn span<C: Codes>() -> usize {
+    let most = 32767 / (2 * 127 * C::GREATEST as usize);
+    let span = if most >= 8 {
+        8
+    } else if most >= 4 {
+        4
+    } else {
+        2
+    };
+    if span < C::STEPS { span } else { C::STEPS }
+}
+
+/// `Σ code·q` over the values of one group; `steps` is the span.
 ///
 /// # Safety
 ///
-/// The processor has AVX2.
+/// The processor has AVX2, and `C::STEPS` words follow each pointer.
 #[inline(always)]
-unsafe fn dots<C: Codes, const R: usize>(codes: &[Words], x: [&[u32]; R]) -> [[__m256i; V]; R] {
+unsafe fn dots<C: Codes, const R: usize>(
+    codes: *const Words,
+    x: [*const u32; R],
+    steps: usize,
+) -> [[__m256i; V]; R] {
     // SAFETY: the caller's.
     unsafe {
         let zero = _mm256_setzero_si256();
         let ones = _mm256_set1_epi16(1);
-        if C::GREATEST > 127 {
-            let sixteens = _mm256_set1_epi16(16);
-            let nibble = _mm256_set1_epi8(0x0f);
-            let mut totals = [[zero; V]; R];
-            // A vector of features at a time: twice as many sums would not fit the registers.
-            for v in 0..V {
-                let (mut low, mut high) = ([zero; R], [zero; R]);
-                for s in 0..C::STEPS {
-                    let w = load(&codes[s])[v];
-                    let w_low = _mm256_and_si256(w, nibble);
-                    let w_high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), nibble);
-                    for r in 0..R {
-                        let q = _mm256_set1_epi32(x[r][s].cast_signed());
-                        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(w_low, q));
-                        high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(w_high, q));
-                    }
-                }
-                for r in 0..R {
-                    let low = _mm256_madd_epi16(low[r], ones);
-                    totals[r][v] = _mm256_add_epi32(low, _mm256_madd_epi16(high[r], sixteens));
-                }
-            }
-            return totals;
-        }
-        // Pairs that add up without leaving 16 bits.
-        let span = (32767 / (2 * 127 * C::GREATEST as usize)).min(C::STEPS);
         let mut totals = [[zero; V]; R];
-        let mut start = 0;
-        while start < C::STEPS {
-            let end = C::STEPS.min(start + span);
-            let mut part = [[zero; V]; R];
-            for s in start..end {
-                let w = load(&codes[s]);
+        for part in 0..C::STEPS / span::<C>() {
+            let start = part * span::<C>();
+            let mut sums = [[zero; V]; R];
+            for s in start..start + steps {
+                let w = load(&*codes.add(s));
                 for r in 0..R {
-                    let q = _mm256_set1_epi32(x[r][s].cast_signed());
+                    let q = _mm256_set1_epi32(x[r].add(s).read().cast_signed());
                     for v in 0..V {
-                        part[r][v] = _mm256_add_epi16(part[r][v], _mm256_maddubs_epi16(w[v], q));
+                        sums[r][v] = _mm256_add_epi16(sums[r][v], _mm256_maddubs_epi16(w[v], q));
                     }
                 }
             }
             for r in 0..R {
                 for v in 0..V {
-                    let wide = _mm256_madd_epi16(part[r][v], ones);
+                    let wide = _mm256_madd_epi16(sums[r][v], ones);
                     totals[r][v] = _mm256_add_epi32(totals[r][v], wide);
                 }
             }
-            start = end;
+        }
+        totals
+    }
+}
+
+/// The same for codes of eight bits and groups of up to eight steps, as two of four bits.
+///
+/// # Safety
+///
+/// The processor has AVX2, and `steps` words follow each pointer.
+#[inline(always)]
+unsafe fn dots_of_bytes<const R: usize>(
+    codes: *const Words,
+    x: [*const u32; R],
+    steps: usize,
+) -> [[__m256i; V]; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let zero = _mm256_setzero_si256();
+        let nibble = _mm256_set1_epi8(0x0f);
+        let mut totals = [[zero; V]; R];
+        // A vector of features at a time: twice as many sums would not fit the registers.
+        for v in 0..V {
+            let (mut low, mut high) = ([zero; R], [zero; R]);
+            for s in 0..steps {
+                let w = load(&*codes.add(s))[v];
+                let w_low = _mm256_and_si256(w, nibble);
+                let w_high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), nibble);
+                for r in 0..R {
+                    let q = _mm256_set1_epi32(x[r].add(s).read().cast_signed());
+                    low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(w_low, q));
+                    high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(w_high, q));
+                }
+            }
+            for r in 0..R {
+                let low = _mm256_madd_epi16(low[r], _mm256_set1_epi16(1));
+                let high = _mm256_madd_epi16(high[r], _mm256_set1_epi16(16));
+                totals[r][v] = _mm256_add_epi32(low, high);
+            }
         }
         totals
     }

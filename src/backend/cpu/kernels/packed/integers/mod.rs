@@ -3,6 +3,7 @@
 //! The scheme is that of [`super::super::simd`]: a value of an instruction set's type is the proof that the processor has
 //! it, a [`Kernel`] is written once and compiled for each, and everything below [`Kernel::run`] is inlined.
 
+mod rows;
 mod scalar;
 mod words;
 
@@ -24,7 +25,8 @@ use super::formats::Codes;
 use scalar::Scalar;
 use std::sync::OnceLock;
 
-pub(super) use words::{FEATURES, Words};
+pub(super) use rows::{BlockRows, PanelRows};
+pub(super) use words::{FEATURES, Lanes, Words};
 
 /// A depth slice of sixteen features, unpacked; see [`Integers::multiply`].
 #[derive(Clone, Copy)]
@@ -51,13 +53,66 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
     const ROWS: usize;
 
     /// Sixteen bytes of each row from `at` on, as four words: `columns[k]` has word `k` of every row.
-    fn columns(self, rows: &[&[u8]; FEATURES], at: usize) -> [Words; 4];
+    fn columns(self, rows: BlockRows<'_>, at: usize) -> [Words; 4];
+
+    /// Four bytes of each row from `at` on.
+    fn gather(self, rows: BlockRows<'_>, at: usize) -> Words;
 
     /// The half-precision numbers in the low halves of the words.
     fn halves(self, words: Words) -> [f32; FEATURES];
 
     /// Replaces every byte, which is below 16, by that entry of the table.
     fn look_up(self, table: &[u8; 16], words: Words) -> Words;
+
+    /// Every word shifted right.
+    #[inline(always)]
+    fn shift_right(self, words: Words, bits: u32) -> Words {
+        words.map(|word| word >> bits)
+    }
+
+    /// Every word shifted left.
+    #[inline(always)]
+    fn shift_left(self, words: Words, bits: u32) -> Words {
+        words.map(|word| word << bits)
+    }
+
+    /// `mask` of every byte.
+    #[inline(always)]
+    fn bytes_and(self, words: Words, mask: u8) -> Words {
+        words.map(|word| word & u32::from_le_bytes([mask; 4]))
+    }
+
+    /// Every byte with the bits of `mask` turned over.
+    #[inline(always)]
+    fn bytes_xor(self, words: Words, mask: u8) -> Words {
+        words.map(|word| word ^ u32::from_le_bytes([mask; 4]))
+    }
+
+    /// The lowest byte of every word.
+    #[inline(always)]
+    fn low_byte(self, words: Words) -> Words {
+        words.map(|word| word & 0xff)
+    }
+
+    /// `a | b`
+    #[inline(always)]
+    fn or(self, a: Words, b: Words) -> Words {
+        let mut words = a.0;
+        for f in 0..FEATURES {
+            words[f] |= b.0[f];
+        }
+        Words(words)
+    }
+
+    /// Words below 2³¹ as numbers.
+    #[inline(always)]
+    fn numbers(self, words: Words) -> [f32; FEATURES] {
+        let mut values = [0.0; FEATURES];
+        for f in 0..FEATURES {
+            values[f] = words.0[f].cast_signed() as f32;
+        }
+        values
+    }
 
     /// For each group in turn, with `dot = Σ code·q` over its values:
     ///

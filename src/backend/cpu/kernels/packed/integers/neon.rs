@@ -5,7 +5,7 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
+use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
@@ -59,17 +59,17 @@ impl Integers for Neon {
     const ROWS: usize = 4;
 
     #[inline(always)]
-    fn columns(self, rows: &[&[u8]; FEATURES], at: usize) -> [Words; 4] {
+    fn columns(self, rows: BlockRows<'_>, at: usize) -> [Words; 4] {
+        let (bytes, starts) = rows.places(at, 16);
         let mut columns = [Words::ZERO; 4];
         for v in 0..V {
             let first = LANES * v;
-            let [a, b, c, d] = [0, 1, 2, 3].map(|i| &rows[first + i][at..at + 16]);
-            // SAFETY: see above the impl; each slice has sixteen bytes, and four words follow `first`.
+            // SAFETY: see above the impl; sixteen bytes from each start are within `bytes`, and four words follow `first`.
             unsafe {
-                let a = vreinterpretq_u32_u8(vld1q_u8(a.as_ptr()));
-                let b = vreinterpretq_u32_u8(vld1q_u8(b.as_ptr()));
-                let c = vreinterpretq_u32_u8(vld1q_u8(c.as_ptr()));
-                let d = vreinterpretq_u32_u8(vld1q_u8(d.as_ptr()));
+                let a = vreinterpretq_u32_u8(vld1q_u8(bytes.as_ptr().add(starts[first])));
+                let b = vreinterpretq_u32_u8(vld1q_u8(bytes.as_ptr().add(starts[first + 1])));
+                let c = vreinterpretq_u32_u8(vld1q_u8(bytes.as_ptr().add(starts[first + 2])));
+                let d = vreinterpretq_u32_u8(vld1q_u8(bytes.as_ptr().add(starts[first + 3])));
                 let (even, odd) = (vtrn1q_u32(a, b), vtrn2q_u32(a, b));
                 let (even2, odd2) = (vtrn1q_u32(c, d), vtrn2q_u32(c, d));
                 let (even, odd) = (vreinterpretq_u64_u32(even), vreinterpretq_u64_u32(odd));
@@ -87,6 +87,18 @@ impl Integers for Neon {
             }
         }
         columns
+    }
+
+    #[inline(always)]
+    fn gather(self, rows: BlockRows<'_>, at: usize) -> Words {
+        let (bytes, starts) = rows.places(at, 4);
+        let mut words = Words::ZERO;
+        for f in 0..FEATURES {
+            // SAFETY: four bytes from each start are within `bytes`.
+            let word = unsafe { bytes.as_ptr().add(starts[f]).cast::<u32>().read_unaligned() };
+            words.0[f] = u32::from_le(word);
+        }
+        words
     }
 
     #[inline(always)]

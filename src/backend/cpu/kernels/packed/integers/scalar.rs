@@ -1,6 +1,6 @@
 //! Plain Rust, for processors without a path of their own.
 
-use super::{Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
+use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
 use half::f16;
 
 /// Needs nothing.
@@ -11,8 +11,17 @@ impl Integers for Scalar {
     const ROWS: usize = 4;
 
     #[inline(always)]
-    fn columns(self, rows: &[&[u8]; FEATURES], at: usize) -> [Words; 4] {
-        std::array::from_fn(|k| Words::gather(rows, at + 4 * k))
+    fn columns(self, rows: BlockRows<'_>, at: usize) -> [Words; 4] {
+        std::array::from_fn(|k| self.gather(rows, at + 4 * k))
+    }
+
+    #[inline(always)]
+    fn gather(self, rows: BlockRows<'_>, at: usize) -> Words {
+        let (bytes, starts) = rows.places(at, 4);
+        Words(starts.map(|start| {
+            let word = [bytes[start], bytes[start + 1], bytes[start + 2], bytes[start + 3]];
+            u32::from_le_bytes(word)
+        }))
     }
 
     #[inline(always)]

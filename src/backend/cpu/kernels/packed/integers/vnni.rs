@@ -2,7 +2,7 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
+use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
@@ -61,10 +61,11 @@ impl Integers for Vnni {
 
     /// Rows four apart share a vector, so that a transposition within 128 bits leaves the rows in order.
     #[inline(always)]
-    fn columns(self, rows: &[&[u8]; FEATURES], at: usize) -> [Words; 4] {
-        // SAFETY: see above the impl; the slice taken of each row has sixteen bytes.
+    fn columns(self, rows: BlockRows<'_>, at: usize) -> [Words; 4] {
+        let (bytes, starts) = rows.places(at, 16);
+        // SAFETY: see above the impl; sixteen bytes from each start are within `bytes`.
         unsafe {
-            let row = |f: usize| _mm_loadu_si128(rows[f][at..at + 16].as_ptr().cast());
+            let row = |f: usize| _mm_loadu_si128(bytes.as_ptr().add(starts[f]).cast());
             let mut fours = [_mm512_setzero_si512(); 4];
             for i in 0..4 {
                 let all = _mm512_castsi128_si512(row(i));
@@ -86,6 +87,18 @@ impl Integers for Vnni {
     }
 
     #[inline(always)]
+    fn gather(self, rows: BlockRows<'_>, at: usize) -> Words {
+        let (bytes, starts) = rows.places(at, 4);
+        let mut words = Words::ZERO;
+        for f in 0..FEATURES {
+            // SAFETY: four bytes from each start are within `bytes`.
+            let word = unsafe { bytes.as_ptr().add(starts[f]).cast::<u32>().read_unaligned() };
+            words.0[f] = u32::from_le(word);
+        }
+        words
+    }
+
+    #[inline(always)]
     fn halves(self, words: Words) -> [f32; FEATURES] {
         let mut values = [0.0; FEATURES];
         // SAFETY: see above the impl.
@@ -103,6 +116,67 @@ impl Integers for Vnni {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
             words(_mm512_shuffle_epi8(table, load(&codes)))
         }
+    }
+
+    #[inline(always)]
+    fn shift_right(self, a: Words, bits: u32) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bits = _mm_cvtsi32_si128(bits.cast_signed());
+            words(_mm512_srl_epi32(load(&a), bits))
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left(self, a: Words, bits: u32) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let bits = _mm_cvtsi32_si128(bits.cast_signed());
+            words(_mm512_sll_epi32(load(&a), bits))
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_and(self, a: Words, mask: u8) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mask = _mm512_set1_epi8(mask.cast_signed());
+            words(_mm512_and_si512(load(&a), mask))
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_xor(self, a: Words, mask: u8) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mask = _mm512_set1_epi8(mask.cast_signed());
+            words(_mm512_xor_si512(load(&a), mask))
+        }
+    }
+
+    #[inline(always)]
+    fn low_byte(self, a: Words) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mask = _mm512_set1_epi32(0xff);
+            words(_mm512_and_si512(load(&a), mask))
+        }
+    }
+
+    #[inline(always)]
+    fn or(self, a: Words, b: Words) -> Words {
+        // SAFETY: see above the impl.
+        unsafe { words(_mm512_or_si512(load(&a), load(&b))) }
+    }
+
+    #[inline(always)]
+    fn numbers(self, a: Words) -> [f32; FEATURES] {
+        let mut values = [0.0; FEATURES];
+        // SAFETY: see above the impl.
+        unsafe {
+            _mm512_storeu_ps(values.as_mut_ptr(), _mm512_cvtepi32_ps(load(&a)));
+        }
+        values
     }
 
     #[inline(always)]
@@ -132,9 +206,12 @@ fn multiply<C: Codes, const R: usize>(
 ) {
     let groups = panel.factors.len();
     let codes = &panel.codes[..groups * C::STEPS];
-    let x: [&[u32]; R] = std::array::from_fn(|r| &rows.words[r][..groups * C::STEPS]);
-    let scales: [&[f32]; R] = std::array::from_fn(|r| &rows.scales[r][..groups]);
-    let row_sums: [&[f32]; R] = std::array::from_fn(|r| &rows.sums[r][..groups]);
+    let Rows { words: mut x, mut scales, sums: mut row_sums } = rows;
+    for r in 0..R {
+        x[r] = &x[r][..groups * C::STEPS];
+        scales[r] = &scales[r][..groups];
+        row_sums[r] = &row_sums[r][..groups];
+    }
     let minimums = if C::MINIMUMS { &panel.minimums[..groups] } else { &[] };
     // SAFETY: each pointer comes from an array or slice whose length is visible; loads and stores are the unaligned ones.
     unsafe {

@@ -1,11 +1,11 @@
 //! Sixteen words side by side, one per feature of a panel, each with four bytes of that feature.
-//!
-//! Loops over sixteen integers become vectors in whatever instruction set the kernel is compiled for.
+
+use super::Integers;
 
 /// Features in a panel: one cache line of words.
 pub(in super::super) const FEATURES: usize = 16;
 
-/// A word of four bytes for each feature.
+/// A word of four bytes for each feature, in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(in super::super) struct Words(pub(in super::super) [u32; FEATURES]);
@@ -14,83 +14,103 @@ impl Words {
     /// All zero.
     pub(in super::super) const ZERO: Self = Self([0; FEATURES]);
 
+    /// `f` of each word.
     #[inline(always)]
-    fn map(self, f: impl Fn(u32) -> u32) -> Self {
+    pub(super) fn map(self, f: impl Fn(u32) -> u32) -> Self {
         let mut words = self.0;
         for word in &mut words {
             *word = f(*word);
         }
         Self(words)
     }
+}
 
-    /// Bytes `at..at + 4` of each row.
+/// [`Words`] to compute with, in the vectors of an instruction set.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Lanes<I> {
+    integers: I,
+    words: Words,
+}
+
+impl<I: Integers> Lanes<I> {
+    /// From memory.
     #[inline(always)]
-    pub(in super::super) fn gather(rows: &[&[u8]; FEATURES], at: usize) -> Self {
-        let mut words = [0; FEATURES];
-        for f in 0..FEATURES {
-            let [a, b, c, d] = rows[f][at..at + 4] else { unreachable!("four bytes") };
-            words[f] = u32::from_le_bytes([a, b, c, d]);
-        }
-        Self(words)
+    pub(in super::super) fn new(integers: I, words: Words) -> Self {
+        Self { integers, words }
+    }
+
+    /// To memory.
+    #[inline(always)]
+    pub(in super::super) fn words(self) -> Words {
+        self.words
     }
 
     /// Shifted right by `bits`; bits of one byte reach the one below.
     #[inline(always)]
     pub(in super::super) fn right(self, bits: u32) -> Self {
-        self.map(|word| word >> bits)
+        Self { words: self.integers.shift_right(self.words, bits), ..self }
     }
 
     /// Shifted left by `bits`; bits of one byte reach the one above.
     #[inline(always)]
     pub(in super::super) fn left(self, bits: u32) -> Self {
-        self.map(|word| word << bits)
+        Self { words: self.integers.shift_left(self.words, bits), ..self }
     }
 
     /// `mask` of every byte.
     #[inline(always)]
     pub(in super::super) fn bytes_and(self, mask: u8) -> Self {
-        self.map(|word| word & u32::from_le_bytes([mask; 4]))
+        Self { words: self.integers.bytes_and(self.words, mask), ..self }
     }
 
     /// Every byte with the bits of `mask` turned over.
     #[inline(always)]
     pub(in super::super) fn bytes_xor(self, mask: u8) -> Self {
-        self.map(|word| word ^ u32::from_le_bytes([mask; 4]))
+        Self { words: self.integers.bytes_xor(self.words, mask), ..self }
     }
 
     /// `self | other`
     #[inline(always)]
     pub(in super::super) fn or(self, other: Self) -> Self {
-        let mut words = self.0;
-        for f in 0..FEATURES {
-            words[f] |= other.0[f];
-        }
-        Self(words)
+        Self { words: self.integers.or(self.words, other.words), ..self }
     }
 
     /// The lowest four bits of each word, one in the lowest bit of each byte: bit `i` goes to byte `i`.
     #[inline(always)]
     pub(in super::super) fn spread_bits(self) -> Self {
-        // The product has copies of the four bits 7 apart: bit `i` of copy `i` lies at `8 · i`.
-        self.map(|word| ((word & 0x0f).wrapping_mul(0x0020_4081)) & 0x0101_0101)
+        let low = self.bytes_and(0x0f);
+        // Four copies of the bits, 7 apart: bit `i` of copy `i` lies at `8 · i`. What lies above the lowest byte of `low`
+        // only reaches bits that the mask takes away, or the next bytes' lowest bits: so it has to be cleared first.
+        let low = Self { words: self.integers.low_byte(low.words), ..self };
+        let copies = low.or(low.left(7)).or(low.left(14)).or(low.left(21));
+        copies.bytes_and(1)
+    }
+
+    /// Every byte, which is below 16, replaced by that entry of the table.
+    #[inline(always)]
+    pub(in super::super) fn look_up(self, table: &[u8; 16]) -> Self {
+        Self { words: self.integers.look_up(table, self.words), ..self }
+    }
+
+    /// The half-precision numbers in the low halves.
+    #[inline(always)]
+    pub(in super::super) fn halves(self) -> [f32; FEATURES] {
+        self.integers.halves(self.words)
     }
 
     /// Byte `index` of each word as a number.
     #[inline(always)]
-    pub(in super::super) fn byte(self, index: usize) -> [f32; FEATURES] {
-        let mut values = [0.0; FEATURES];
-        for f in 0..FEATURES {
-            values[f] = ((self.0[f] >> (8 * index)) & 0xff).cast_signed() as f32;
-        }
-        values
+    pub(in super::super) fn byte(self, index: u32) -> [f32; FEATURES] {
+        let byte = self.integers.low_byte(self.right(8 * index).words);
+        self.integers.numbers(byte)
     }
 
     /// Byte `index` of each word as a signed number.
     #[inline(always)]
-    pub(in super::super) fn signed_byte(self, index: usize) -> [f32; FEATURES] {
-        let mut values = [0.0; FEATURES];
-        for f in 0..FEATURES {
-            values[f] = ((self.0[f] << (24 - 8 * index)).cast_signed() >> 24) as f32;
+    pub(in super::super) fn signed_byte(self, index: u32) -> [f32; FEATURES] {
+        let mut values = self.bytes_xor(0x80).byte(index);
+        for value in &mut values {
+            *value -= 128.0;
         }
         values
     }
@@ -98,19 +118,39 @@ impl Words {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Instructions, Kernel};
     use super::*;
 
-    #[test]
-    fn bits_are_spread() {
-        let words = Words(std::array::from_fn(|i| 0xa0 | i as u32)).spread_bits();
-        assert_eq!(words.0[0b1011], 0x0100_0101);
-        assert_eq!(words.0[0b0100], 0x0001_0000);
+    struct Check;
+
+    impl Kernel for Check {
+        #[inline(always)]
+        fn run<I: Integers>(self, integers: I) {
+            let lanes = |f: &dyn Fn(u32) -> u32| {
+                Lanes::new(integers, Words(std::array::from_fn(|i| f(i as u32))))
+            };
+            let spread = lanes(&|i| 0xa5a5_a5a0 | i).spread_bits().words();
+            for (i, word) in spread.0.into_iter().enumerate() {
+                let want = (0..4).map(|bit| (i as u32 >> bit & 1) << (8 * bit)).sum::<u32>();
+                assert_eq!(word, want);
+            }
+            let numbers = lanes(&|i| 0x8001_ff7f ^ i);
+            assert_eq!([0, 1, 2, 3].map(|b| numbers.byte(b)[0]), [127.0, 255.0, 1.0, 128.0]);
+            assert_eq!([0, 1, 2, 3].map(|b| numbers.signed_byte(b)[0]), [127.0, -1.0, 1.0, -128.0]);
+            assert_eq!(numbers.byte(0)[15], 112.0);
+            assert_eq!(numbers.right(9).left(3).words().0[2], (0x8001_ff7d >> 9) << 3);
+            let table = std::array::from_fn(|i| 200 - i as u8);
+            let found = lanes(&|i| i << 8 | 0x0f00_0000).look_up(&table).words().0[7];
+            assert_eq!(found, u32::from_be_bytes([185, 200, 193, 200]));
+            let halves = lanes(&|i| 0x7c00_3c00 | i).halves();
+            assert_eq!(halves[4], 1.0 + 4.0 / 1024.0);
+        }
     }
 
     #[test]
-    fn bytes_are_numbers() {
-        let words = Words([0x8001_ff7f; FEATURES]);
-        assert_eq!([0, 1, 2, 3].map(|i| words.byte(i)[5]), [127.0, 255.0, 1.0, 128.0]);
-        assert_eq!([0, 1, 2, 3].map(|i| words.signed_byte(i)[5]), [127.0, -1.0, 1.0, -128.0]);
+    fn operations_agree_with_their_definitions() {
+        for instructions in Instructions::available() {
+            instructions.run(Check);
+        }
     }
 }

@@ -1,0 +1,51 @@
+//! The rows of a panel in memory.
+
+use super::FEATURES;
+
+/// Sixteen rows of blocks, one for each feature of a panel.
+///
+/// One comparison tells that a read is within all of them, for the starts never decrease.
+#[derive(Clone, Copy)]
+pub(in super::super) struct PanelRows<'a> {
+    bytes: &'a [u8],
+    starts: [usize; FEATURES],
+}
+
+impl<'a> PanelRows<'a> {
+    /// The first `used` rows of `stride` bytes. Where they end, the last one stands in for those that would follow.
+    pub(in super::super) fn new(bytes: &'a [u8], stride: usize, used: usize) -> Self {
+        assert!(used > 0, "a panel without rows");
+        let mut starts = [0; FEATURES];
+        for f in 1..FEATURES {
+            starts[f] = starts[f - 1] + if f < used { stride } else { 0 };
+        }
+        Self { bytes, starts }
+    }
+
+    /// One block of each row, from byte `block` of the row on.
+    #[inline(always)]
+    pub(in super::super) fn block(&self, block: usize) -> BlockRows<'_> {
+        BlockRows { rows: self, block }
+    }
+}
+
+/// One block of each of sixteen rows.
+#[derive(Clone, Copy)]
+pub(in super::super) struct BlockRows<'a> {
+    rows: &'a PanelRows<'a>,
+    block: usize,
+}
+
+impl BlockRows<'_> {
+    /// Where `len` bytes of each row lie, from byte `at` of the block on: within [`Self::bytes`].
+    ///
+    /// # Panics
+    ///
+    /// If they do not.
+    #[inline(always)]
+    pub(super) fn places(&self, at: usize, len: usize) -> (&[u8], &[usize; FEATURES]) {
+        let bytes = &self.rows.bytes[self.block + at..];
+        assert!(bytes.len() >= len && bytes.len() - len >= self.rows.starts[FEATURES - 1]);
+        (bytes, &self.rows.starts)
+    }
+}
