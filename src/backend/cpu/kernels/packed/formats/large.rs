@@ -1,6 +1,6 @@
 //! The formats with blocks of 256 values, in groups of 16 or 32 whose scales are small integers.
 
-use super::super::integers::{BlockRows, FEATURES, Integers, Lanes, Words};
+use super::super::integers::{BlockRows, FEATURES, Integers, Lanes};
 use super::small::levels;
 use super::{Block, Centred, Format, Raised, columns, gather, negated, plane, product};
 use crate::quant::Encoding;
@@ -31,19 +31,13 @@ impl Format for Q2K {
             }
         }
         for half in 0..2 {
-            two_bits(integers, rows, 16 + 32 * half, &mut to.codes[4 * PLANE * half..]);
-        }
-    }
-}
-
-/// Four planes of two bits from 32 bytes.
-#[inline(always)]
-fn two_bits<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize, to: &mut [Words]) {
-    let packed = plane(integers, rows, at);
-    for p in 0..4 {
-        let to = &mut to[PLANE * p..][..PLANE];
-        for s in 0..PLANE {
-            to[s] = packed[s].right(2 * p as u32).bytes_and(3).words();
+            let packed = plane(integers, rows, 16 + 32 * half);
+            for p in 0..4 {
+                let to = &mut to.codes[(4 * half + p) * PLANE..][..PLANE];
+                for s in 0..PLANE {
+                    to[s] = packed[s].right(2 * p as u32).bytes_and(3).words();
+                }
+            }
         }
     }
 }
@@ -78,13 +72,12 @@ impl Format for Q3K {
         }
         let third = plane(integers, rows, 0);
         for half in 0..2 {
-            let codes = &mut to.codes[4 * PLANE * half..][..4 * PLANE];
-            two_bits(integers, rows, 32 + 32 * half, codes);
+            let packed = plane(integers, rows, 32 + 32 * half);
             for p in 0..4 {
+                let to = &mut to.codes[(4 * half + p) * PLANE..][..PLANE];
                 for s in 0..PLANE {
                     let bit = third[s].right((4 * half + p) as u32).bytes_and(1).left(2);
-                    let code = &mut codes[PLANE * p + s];
-                    *code = Lanes::new(integers, *code).or(bit).words();
+                    to[s] = packed[s].right(2 * p as u32).bytes_and(3).or(bit).words();
                 }
             }
         }

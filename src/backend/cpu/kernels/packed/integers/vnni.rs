@@ -89,13 +89,19 @@ impl Integers for Vnni {
     #[inline(always)]
     fn gather(self, rows: BlockRows<'_>, at: usize) -> Words {
         let (bytes, starts) = rows.places(at, 4);
-        let mut words = Words::ZERO;
+        let mut w = [0; FEATURES];
         for f in 0..FEATURES {
-            // SAFETY: four bytes from each start are within `bytes`.
-            let word = unsafe { bytes.as_ptr().add(starts[f]).cast::<u32>().read_unaligned() };
-            words.0[f] = u32::from_le(word);
+            // SAFETY: four bytes from each start are within `bytes`; the processor is a little-endian one.
+            w[f] = unsafe { bytes.as_ptr().add(starts[f]).cast::<i32>().read_unaligned() };
         }
-        words
+        // Put together in registers: sixteen small stores would hold up the load of all of them.
+        // SAFETY: see above the impl.
+        unsafe {
+            words(_mm512_setr_epi32(
+                w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12],
+                w[13], w[14], w[15],
+            ))
+        }
     }
 
     #[inline(always)]
