@@ -278,7 +278,9 @@ impl Slice {
                 factors: &mut self.factors[b * groups..][..groups],
                 minimums: &mut self.minimums[b * groups..][..groups],
             };
-            F::unpack(integers, rows.block((first + b) * F::BYTES), &mut to);
+            let block = (first + b) * F::BYTES;
+            rows.prefetch(integers, block, F::BYTES);
+            F::unpack(integers, rows.block(block), &mut to);
         }
         Panel {
             codes: &self.codes[..len / WORD],

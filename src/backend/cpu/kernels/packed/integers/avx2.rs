@@ -40,9 +40,9 @@ const LANES: usize = FEATURES / V;
 /// The processor has AVX2.
 #[inline(always)]
 unsafe fn load(words: &Words) -> [__m256i; V] {
-    let at = words.0.as_ptr().cast::<__m256i>();
+    let at = words.0.as_ptr();
     // SAFETY: sixteen words are two vectors; the load is the unaligned one.
-    unsafe { [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))] }
+    unsafe { [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(LANES).cast())] }
 }
 
 /// Two vectors as words.
@@ -53,11 +53,11 @@ unsafe fn load(words: &Words) -> [__m256i; V] {
 #[inline(always)]
 unsafe fn words(vectors: [__m256i; V]) -> Words {
     let mut words = Words::ZERO;
-    let at = words.0.as_mut_ptr().cast::<__m256i>();
+    let at = words.0.as_mut_ptr();
     // SAFETY: sixteen words are two vectors; the store is the unaligned one.
     unsafe {
-        _mm256_storeu_si256(at, vectors[0]);
-        _mm256_storeu_si256(at.add(1), vectors[1]);
+        _mm256_storeu_si256(at.cast(), vectors[0]);
+        _mm256_storeu_si256(at.add(LANES).cast(), vectors[1]);
     }
     words
 }
@@ -123,6 +123,12 @@ impl Integers for Avx2 {
                 _mm256_setr_epi32(w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15]),
             ])
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch reads nothing that a program can see and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

@@ -58,6 +58,10 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
     /// Four bytes of each row from `at` on.
     fn gather(self, rows: BlockRows<'_>, at: usize) -> Words;
 
+    /// Asks for the cache line at `address`, which need not be valid; does nothing where there is no such instruction.
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
+
     /// The half-precision numbers in the low halves of the words.
     fn halves(self, words: Words) -> [f32; FEATURES];
 

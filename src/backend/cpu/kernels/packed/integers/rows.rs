@@ -1,6 +1,9 @@
 //! The rows of a panel in memory.
 
-use super::FEATURES;
+use super::{FEATURES, Integers};
+
+/// Bytes in a cache line.
+const LINE: usize = 64;
 
 /// Sixteen rows of blocks, one for each feature of a panel.
 ///
@@ -9,6 +12,8 @@ use super::FEATURES;
 pub(in super::super) struct PanelRows<'a> {
     bytes: &'a [u8],
     starts: [usize; FEATURES],
+    /// Where the next panel begins, if there is one.
+    next: *const u8,
 }
 
 impl<'a> PanelRows<'a> {
@@ -19,13 +24,25 @@ impl<'a> PanelRows<'a> {
         for f in 1..FEATURES {
             starts[f] = starts[f - 1] + if f < used { stride } else { 0 };
         }
-        Self { bytes, starts }
+        Self { bytes, starts, next: bytes.as_ptr().wrapping_add(used * stride) }
     }
 
     /// One block of each row, from byte `block` of the row on.
     #[inline(always)]
     pub(in super::super) fn block(&self, block: usize) -> BlockRows<'_> {
         BlockRows { rows: self, block }
+    }
+}
+
+impl PanelRows<'_> {
+    /// Asks for the part of the next panel that is as far from its start as all blocks before byte `block` of each row take,
+    /// `len` bytes a row: the processor cannot guess the order in which the rows are read, but memory likes its own.
+    #[inline(always)]
+    pub(in super::super) fn prefetch<I: Integers>(&self, integers: I, block: usize, len: usize) {
+        let next = self.next.wrapping_add(FEATURES * block);
+        for line in (0..FEATURES * len).step_by(LINE) {
+            integers.prefetch(next.wrapping_add(line));
+        }
     }
 }
 
