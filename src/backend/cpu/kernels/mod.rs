@@ -21,8 +21,6 @@
 mod attention;
 mod linear;
 mod norm;
-// Its caller follows.
-#[allow(dead_code)]
 mod packed;
 mod panel;
 mod parallel;
@@ -37,7 +35,6 @@ mod testing;
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
 pub use linear::{Weight, linear};
 pub use norm::{add_rms_norm, rms_norm};
-#[allow(unused_imports)] // their caller follows
-pub use packed::{Activations, PackedMatrix, PackedMatrixError, packed_linear};
+pub use packed::{Activations, PackedMatrix, packed_linear};
 pub use rope::{RopeOrder, RopeShape, rope};
 pub use swiglu::swiglu;

@@ -10,10 +10,9 @@ use crate::quant::Encoding;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// Depth of the slice of a panel that is unpacked at a time, for few rows and for many. A whole number of blocks; with its
-/// factors it stays in first-level cache while the rows pass, and few rows need no more than one block of it.
-const FEW_DEPTH: usize = 1024;
-const MANY_DEPTH: usize = 1024;
+/// Depth of the slice of a panel that is unpacked at a time: a whole number of blocks, and with its factors it stays in
+/// first-level cache while the rows pass.
+const DEPTH: usize = 1024;
 /// Values in the smallest group that a format has.
 const SMALLEST_GROUP: usize = 16;
 /// Up to this many rows, unpacking is a good part of the work.
@@ -152,14 +151,13 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
     fn run<I: Integers>(mut self, integers: I) {
         let columns = self.out.column_range();
         let stride = self.w.row_bytes();
-        let width = if self.out.row_range().len() <= FEW { FEW_DEPTH } else { MANY_DEPTH };
         for first in (0..columns.len()).step_by(FEATURES) {
             let used = FEATURES.min(columns.len() - first);
             let bytes = &self.w.bytes[(columns.start + first) * stride..];
             let rows = PanelRows::new(bytes, stride, used);
             self.start(first, used);
-            for depth in (0..self.w.depth).step_by(width) {
-                let len = width.min(self.w.depth - depth);
+            for depth in (0..self.w.depth).step_by(DEPTH) {
+                let len = DEPTH.min(self.w.depth - depth);
                 let panel = self.slice.unpack::<F, I>(integers, &rows, depth, len);
                 multiply_rows::<F, I>(integers, self.x, panel, depth, self.out, first, used);
             }
@@ -243,9 +241,9 @@ fn block<F: Format, I: Integers, const R: usize>(
 
 /// Memory for a slice of a panel.
 struct Slice {
-    codes: [Words; MANY_DEPTH / WORD],
-    factors: [[f32; FEATURES]; MANY_DEPTH / SMALLEST_GROUP],
-    minimums: [[f32; FEATURES]; MANY_DEPTH / SMALLEST_GROUP],
+    codes: [Words; DEPTH / WORD],
+    factors: [[f32; FEATURES]; DEPTH / SMALLEST_GROUP],
+    minimums: [[f32; FEATURES]; DEPTH / SMALLEST_GROUP],
 }
 
 thread_local! {
@@ -290,5 +288,5 @@ impl Slice {
     }
 }
 
-const _: () = assert!(FEW_DEPTH.is_multiple_of(256) && MANY_DEPTH.is_multiple_of(256));
+const _: () = assert!(DEPTH.is_multiple_of(256));
 const _: () = assert!(BLOCK.is_multiple_of(WORD));

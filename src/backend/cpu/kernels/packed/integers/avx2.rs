@@ -30,6 +30,8 @@ fn run_enabled<K: Kernel>(integers: Avx2, kernel: K) {
 
 /// Vectors in a panel.
 const V: usize = 2;
+/// Rows up to which cutting codes of eight bits in two takes longer than what it saves.
+const FEW: usize = 2;
 /// Lanes in a vector.
 const LANES: usize = FEATURES / V;
 
@@ -273,7 +275,9 @@ fn multiply<C: Codes, const R: usize>(
         // SAFETY: `C::STEPS` words follow each of the pointers, for the lengths are asserted above, and groups have a
         // whole number of spans.
         unsafe {
-            let dots = if C::GREATEST > 127 {
+            let dots = if C::GREATEST > 127 && R <= FEW {
+                signed_dots::<R>(codes, x, steps)
+            } else if C::GREATEST > 127 {
                 dots_of_bytes::<R>(codes, x, steps)
             } else {
                 dots::<C, R>(codes, x, steps)
@@ -285,7 +289,8 @@ fn multiply<C: Codes, const R: usize>(
                 let mut totals = floats(&sums[r]);
                 for v in 0..V {
                     let mut dot = _mm256_cvtepi32_ps(dots[r][v]);
-                    if !C::MINIMUMS {
+                    // Signed codes have no offset: the same integer either way, and exact.
+                    if !C::MINIMUMS && (C::GREATEST <= 127 || R > FEW) {
                         dot = _mm256_add_ps(dot, sum);
                     }
                     let factor = _mm256_mul_ps(factors[v], scale);
@@ -390,6 +395,40 @@ unsafe fn dots_of_bytes<const R: usize>(
                 let low = _mm256_madd_epi16(low[r], _mm256_set1_epi16(1));
                 let high = _mm256_madd_epi16(high[r], _mm256_set1_epi16(16));
                 totals[r][v] = _mm256_add_epi32(low, high);
+            }
+        }
+        totals
+    }
+}
+
+/// `Σ (code - 128)·q` for codes of eight bits, as the product of a magnitude and of an activation that has its sign.
+///
+/// # Safety
+///
+/// The processor has AVX2, and `steps` words follow each pointer.
+#[inline(always)]
+unsafe fn signed_dots<const R: usize>(
+    codes: *const Words,
+    x: [*const u32; R],
+    steps: usize,
+) -> [[__m256i; V]; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let half = _mm256_set1_epi8(i8::MIN);
+        let ones = _mm256_set1_epi16(1);
+        let mut totals = [[_mm256_setzero_si256(); V]; R];
+        for s in 0..steps {
+            let w = load(&*codes.add(s));
+            for v in 0..V {
+                let signed = _mm256_xor_si256(w[v], half);
+                // -128 becomes 128, which is right for an unsigned byte; two products with 127 still fit 16 bits.
+                let magnitude = _mm256_abs_epi8(signed);
+                for r in 0..R {
+                    let q = _mm256_set1_epi32(x[r].add(s).read().cast_signed());
+                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(q, signed));
+                    let wide = _mm256_madd_epi16(pairs, ones);
+                    totals[r][v] = _mm256_add_epi32(totals[r][v], wide);
+                }
             }
         }
         totals
