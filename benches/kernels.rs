@@ -27,7 +27,13 @@ use metal_candle::{
     },
     dispatch::Kernels,
 };
-use metal_candle_kernels::{Format, Kernel, copy::Copy, dequantise, rope::{self, RopeAppend}, table};
+use metal_candle_kernels::{
+    Format, Kernel,
+    copy::Copy,
+    dequantise,
+    rope::{self, RopeAppend},
+    table,
+};
 
 /// A shape of the size of an 8B model's.
 const HIDDEN: usize = 4096;
@@ -178,8 +184,7 @@ impl Bench {
         let angles = self.random([1, 1, DIM / 2], DType::F32);
         let mut held = [(); 2].map(|()| self.random([1, KV_HEADS, CONTEXT, DIM], self.dtype));
         self.time(&mut group, "1 row, burn", || {
-            let turn =
-                |x| Wgpu::rope(x, angles.clone(), angles.clone(), RopeOrder::HalfSplit);
+            let turn = |x| Wgpu::rope(x, angles.clone(), angles.clone(), RopeOrder::HalfSplit);
             let place = [0..1, 0..KV_HEADS, 0..1, 0..DIM];
             for held in &mut held {
                 let new = turn(k.clone()).cast(self.dtype);
@@ -219,8 +224,7 @@ impl Bench {
                 let all = [q.clone(), k.clone(), v.clone()];
                 Wgpu::rotary_attention(all, DIM, &step, Some(&mut cache)).expect("there is room")
             });
-            let held_all: Tensor<Wgpu, 4> =
-                self.random([1, KV_HEADS, held + len, DIM], DType::F32);
+            let held_all: Tensor<Wgpu, 4> = self.random([1, KV_HEADS, held + len, DIM], DType::F32);
             let q = q.reshape([1, len, HEADS, DIM]).swap_dims(1, 2);
             self.time(&mut group, "attention alone", || {
                 full.attend(q.clone(), &AttentionOptions::causal())

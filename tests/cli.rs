@@ -317,7 +317,8 @@ fn bench_reports_in_every_format() {
             result["samples"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
         let mean = result["tokens_per_second"].as_f64().unwrap();
         assert!(samples.len() == 2 && samples.iter().all(|s| *s > 0.0), "{result}");
-        assert!((mean - (samples[0] + samples[1]) / 2.0).abs() < 1e-6 * mean, "{result}");
+        let middle = f64::midpoint(samples[0], samples[1]);
+        assert!((mean - middle).abs() < 1e-6 * mean, "{result}");
     }
     // The weights alone take 5.8M x 4 bytes.
     assert!(report["peak_host_bytes"].as_u64().is_some_and(|bytes| bytes > 20 << 20), "{report}");

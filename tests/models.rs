@@ -154,8 +154,7 @@ fn packed_weights_stay_close() {
         let model = models::load::<Cpu>(&checkpoint, LoadOptions::default(), &device);
         let model = Model(model.expect("model"));
         let golden = Golden::open("reference/gguf/models/reference.safetensors");
-        let (ids, want) =
-            (golden.ids("llama.input_ids"), golden.f32(&format!("{name}.logits")));
+        let (ids, want) = (golden.ids("llama.input_ids"), golden.f32(&format!("{name}.logits")));
         let got = model.logits(&ids);
         let diff = max_abs_diff(&got, &want);
         let error: f64 = got.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum();

@@ -72,7 +72,8 @@ impl DeviceJob for Job<'_> {
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let start = Instant::now();
-        let model = model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
+        let model =
+            model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
         let load = start.elapsed();
         let start = Instant::now();
         bench::time(&*model, Task::Generate(1))?;
@@ -118,12 +119,7 @@ impl Report {
         println!("{}, {} on {}", self.model, self.dtype, self.device);
         println!("{:<10} {:>12} {:>10}", "test", "tokens/s", "±");
         for (task, speed) in speeds {
-            println!(
-                "{:<10} {:>12.2} {:>10.2}",
-                task.to_string(),
-                speed.mean(),
-                speed.deviation()
-            );
+            println!("{:<10} {:>12.2} {:>10.2}", task.to_string(), speed.mean(), speed.deviation());
         }
         println!(
             "start: device {:.3} s, weights {:.3} s, first token {:.3} s",
@@ -131,9 +127,8 @@ impl Report {
             load.as_secs_f64(),
             first_step.as_secs_f64(),
         );
-        let bytes = |n: Option<u64>, none: &str| {
-            n.map_or(none.to_string(), |n| HumanBytes(n).to_string())
-        };
+        let bytes =
+            |n: Option<u64>, none: &str| n.map_or(none.to_string(), |n| HumanBytes(n).to_string());
         println!(
             "memory: host peak {}, device {}",
             bytes(self.peak_host, "unknown"),

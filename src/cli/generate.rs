@@ -93,7 +93,8 @@ impl DeviceJob for Job<'_> {
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let start = std::time::Instant::now();
-        let model = model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
+        let model =
+            model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
         let load = start.elapsed();
         let options = self.options(&*model);
         let print = self.args.format == Format::Text;

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use metal_candle_kernels::{Format, Kernel, Reduce, attention, matvec, norm, table};
 
-use super::{Kernels, tune::{attention_class, matvec_class}};
+use super::{
+    Kernels,
+    tune::{attention_class, matvec_class},
+};
 
 /// Cubes that keep a large GPU busy.
 const BUSY_CUBES: u32 = 512;
@@ -68,10 +71,9 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
     let (groups, rows) = match (reduce, batch, format.is_packed(), params.rows) {
         // As measured on an H200 (docs/kernels.md); `tune` finds better ones for other devices.
         (Reduce::Plane(_), 1, false, 65_536..) => (4, 4),
-        (Reduce::Plane(_), 1, false, 8192..) => (4, 2),
+        (Reduce::Plane(_), 1, false, 8192..) | (Reduce::Shared(_), 1..8, ..) => (4, 2),
         (Reduce::Plane(_), 1, true, 8192..) => (8, 8),
         (Reduce::Plane(_), 1, true, _) => (8, 2),
-        (Reduce::Shared(_), 1..8, ..) => (4, 2),
         _ => (4, 1),
     };
     matvec::MatVec { format, batch, groups, rows, reduce }

@@ -78,10 +78,8 @@ mod tests {
         assert_eq!(values, make(1, "a.weight"));
         assert_ne!(values, make(2, "a.weight"));
         assert_ne!(values, make(1, "b.weight"));
-        let values: Vec<f64> = bytemuck::pod_collect_to_vec::<u8, f16>(&values)
-            .into_iter()
-            .map(f16::to_f64)
-            .collect();
+        let values: Vec<f64> =
+            bytemuck::pod_collect_to_vec::<u8, f16>(&values).into_iter().map(f16::to_f64).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let deviation = (values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64).sqrt();
         assert!(mean.abs() < 5e-4 && (deviation - 0.02).abs() < 5e-4, "{mean} {deviation}");

@@ -119,7 +119,8 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         mut observer: Option<&mut Observer<'_, B>>,
     ) -> Result<Tensor<B, 3>, ModelError> {
         let device = &self.device;
-        let step = decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, device)?;
+        let step =
+            decoder::begin(&self.config, &self.rope, tokens, cache.as_deref(), None, device)?;
         let mut show = |state, x: &Tensor<B, 2>, add: Option<&Tensor<B, 2>>| {
             decoder::observe(&mut observer, state, x, add, tokens.batch());
         };

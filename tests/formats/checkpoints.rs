@@ -1,6 +1,5 @@
 //! Checkpoints of both formats against each other.
 
-
 use half::f16;
 use metal_candle::formats::{
     Checkpoint, Container, FormatError, GgufFile, RawTensor, SafetensorsFile, TokenizerSource,

@@ -515,7 +515,8 @@ impl<B: Backend> Run<'_, B> {
                 values.iter().flat_map(|&v| half::bf16::from_f64(v).to_le_bytes()).collect()
             }
             _ => {
-                let scales = if matches!(encoding, Encoding::Q4_1 | Encoding::Q5_1) { 2 } else { 1 };
+                let scales =
+                    if matches!(encoding, Encoding::Q4_1 | Encoding::Q5_1) { 2 } else { 1 };
                 let codes = encoding.block_bytes() - 2 * scales;
                 values
                     .chunks(encoding.block_len())

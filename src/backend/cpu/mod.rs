@@ -160,14 +160,7 @@ impl Backend for Cpu {
         };
         let mut out = vec![0.0; rows * outputs];
         let x = Floats::of(x);
-        kernels::packed_linear(
-            x.as_slice(),
-            rows,
-            &matrix,
-            None,
-            Activations::Quantised,
-            &mut out,
-        );
+        kernels::packed_linear(x.as_slice(), rows, &matrix, None, Activations::Quantised, &mut out);
         Ok(tensor(out, [rows, outputs], dtype))
     }
 }

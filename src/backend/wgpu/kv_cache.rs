@@ -45,7 +45,6 @@ impl WgpuKvCache {
         self.shape.bytes(self.shape.capacity, self.dtype) as usize / 2
     }
 
-
     /// The buffers to write to: nobody else's.
     fn writable(&mut self) -> Arc<[Handle; 2]> {
         let buffers = match self.buffers.take() {
