@@ -222,7 +222,9 @@ impl Toolchain {
         version.arg("--version");
         let version = execute(&mut version, &command)?;
         let cache = cache_folder()?;
-        let version = hash((&version, RUNTIME, KERNEL_FLAGS, RUNTIME_FLAGS, cpu_model()));
+        // Kernels are linked to the runtime where it lies: a folder that was moved is another cache.
+        let flags = (KERNEL_FLAGS, RUNTIME_FLAGS);
+        let version = hash((&version, RUNTIME, flags, cpu_model(), &cache));
         let folder = cache.join(format!("runtime-{version:016x}"));
         create(&folder)?;
         for (name, text) in RUNTIME {
