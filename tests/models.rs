@@ -11,6 +11,7 @@ use metal_candle::{
     formats::Checkpoint,
     generation::{GenerateOptions, SamplingOptions, StopReason, generate},
     models::{self, CausalLm, LoadOptions, LogitRows, ModelError, TokenBatch},
+    quant::Encoding,
 };
 use support::{EveryBackend, Golden, argmax, fixture, max_abs_diff, on};
 
@@ -166,6 +167,35 @@ fn packed_weights_stay_close() {
         // A row's result does not depend on how many rows there are.
         let diff = max_abs_diff(&model.cached(&ids, &[20]), &got);
         assert!(diff <= 1e-4, "{file}: the cache changes {diff}");
+    }
+}
+
+/// On wgpu devices activations stay f32, so packed weights give what dequantised ones give.
+struct PackedOnGpu;
+
+impl EveryBackend for PackedOnGpu {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        for (file, name) in [("llama-q8_0", "llama.Q8_0"), ("llama-q4_0", "llama.Q4_0")] {
+            let path = fixture(&format!("reference/gguf/models/{file}.gguf"));
+            let checkpoint = Checkpoint::open(&path).expect("checkpoint");
+            let info = checkpoint.infos().find(|info| info.name == "blk.0.ffn_up.weight");
+            let shape = info.expect("a matrix").shape;
+            let encoding = if file.ends_with("q8_0") { Encoding::Q8_0 } else { Encoding::Q4_0 };
+            assert!(B::keeps_packed(encoding, [shape[0], shape[1]], device), "{label} {shape:?}");
+            let model = models::load::<B>(&checkpoint, LoadOptions::default(), device);
+            let model = Model(model.expect("model"));
+            let golden = Golden::open("reference/gguf/models/reference.safetensors");
+            let want = golden.f32(&format!("{name}.logits"));
+            let diff = max_abs_diff(&model.logits(&golden.ids("llama.input_ids")), &want);
+            assert!(diff <= LOGITS, "{label} {file}: logits differ by {diff}");
+        }
+    }
+}
+
+#[test]
+fn packed_weights_match_on_wgpu() {
+    for backend in ["wgpu-spirv", "wgpu-wgsl"] {
+        on(backend, &mut PackedOnGpu);
     }
 }
 
