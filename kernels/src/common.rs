@@ -45,12 +45,13 @@ impl Reduce {
 /// The bits of an f16 as f32, by integer maths: WGSL without f16 can do it too.
 #[cube]
 pub(crate) fn half_bits(bits: u32) -> f32 {
-    let exponent = (bits >> 10u32) & 0x1fu32;
-    let mantissa = bits & 0x3ffu32;
-    let normal = f32::reinterpret(((exponent + 112u32) << 23u32) | (mantissa << 13u32));
-    let subnormal = f32::cast_from(mantissa) * 5.960_464_5e-8_f32;
-    let magnitude = select(exponent == 0u32, subnormal, normal);
-    select((bits & 0x8000u32) != 0u32, -magnitude, magnitude)
+    // The exponent of f32 is 112 more.
+    let normal = ((bits & 0x7fffu32) << 13u32) + 0x3800_0000u32;
+    // A subnormal has no leading 1: with one, it is 2^-14 too much.
+    let subnormal = f32::reinterpret(normal + 0x0080_0000u32) - 6.103_515_625e-5_f32;
+    let is_subnormal = (bits & 0x7c00u32) == 0u32;
+    let magnitude = select(is_subnormal, subnormal, f32::reinterpret(normal));
+    f32::reinterpret(u32::reinterpret(magnitude) | ((bits & 0x8000u32) << 16u32))
 }
 
 /// Sums each of `values` over the groups of a cube; thread 0 of every group has the sums after it.

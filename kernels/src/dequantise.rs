@@ -10,8 +10,8 @@ use half::f16;
 
 use crate::{
     Format, Kernel, Needs,
-    blocks::{PIECE, decode, empty_piece, run_start},
-    common::Builder,
+    blocks::{PIECE, decode, empty_piece, fetch, run_start, settle},
+    common::{Builder, U4},
 };
 
 /// Threads in a cube.
@@ -49,6 +49,7 @@ impl Params {
 #[cube]
 fn dequantise<F: Float>(
     weight: &Array<u32>,
+    wide: &Array<U4>,
     ids: &Array<u32>,
     params: &Array<u32>,
     out: &mut Array<F>,
@@ -74,7 +75,10 @@ fn dequantise<F: Float>(
         let row_bytes = columns / comptime!(format.block_len()) * comptime!(format.block_bytes());
         let start = source * row_bytes + block * comptime!(format.block_bytes());
         let mut decoded = empty_piece(format);
-        decode(weight, start, piece, &mut decoded, format);
+        let mut words = Array::<u32>::new(comptime!(format.words(1)));
+        fetch(weight, wide, start, piece, &mut words, 0usize, format, 1usize, false);
+        decode(&words, start, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
+        settle(&mut decoded, format);
         #[unroll]
         for run in 0..runs {
             let e = row * columns
@@ -121,6 +125,7 @@ impl Dequantise {
         let out = b.output::<F>();
         dequantise::expand::<F>(
             &mut b.inner.scope,
+            weight.clone().into(),
             weight.into(),
             ids.into(),
             params.into(),

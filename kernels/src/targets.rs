@@ -78,7 +78,7 @@ pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
         msl: without_info(&msl.to_string(), &name)?,
         wgsl: without_info(&wgsl.to_string(), &name)?,
         spirv: spirv.assembled_module,
-        cuda: cuda.to_string(),
+        cuda: without_info(&cuda.to_string(), &name)?,
         name,
     })
 }
@@ -94,6 +94,12 @@ fn without_info(text: &str, name: &str) -> Result<String, String> {
         } else if line.contains("info: info_st;") {
             // WGSL: its group and binding are on the two lines before.
             kept.truncate(kept.len().saturating_sub(2));
+        } else if line.starts_with("const uint32* dynamic_meta") {
+            // CUDA: three lines.
+            lines.by_ref().take_while(|line| !line.ends_with(");")).for_each(drop);
+        } else if let Some((before, _)) = line.split_once(", const info_st* __restrict__ info_ptr")
+        {
+            kept.push(before);
         } else if !line.contains("info_st& info") {
             kept.push(line);
         }

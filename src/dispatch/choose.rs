@@ -63,12 +63,22 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
     if let Some(name) = kernels.choices().matvec.get(&matvec_class(format, params))
         && let Some(kernel) = by_name(name)
         && (kernel.format, kernel.batch) == (format, batch)
+        && kernel.takes_columns(params.columns as usize)
         && kernels.meets(&Kernel::MatVec(kernel).needs())
     {
         return kernel;
     }
-    let reduce = reduce(kernels, 16);
-    let (groups, rows) = match (reduce, batch, format.is_packed(), params.rows) {
+    let kernel = by_shape(format, batch, params.rows, reduce(kernels, 16));
+    if kernel.takes_columns(params.columns as usize) {
+        return kernel;
+    }
+    // Those without plane operations take every number of whole blocks.
+    by_shape(format, batch, params.rows, Reduce::Shared(16))
+}
+
+/// The shape that suits so many rows of the weight.
+fn by_shape(format: Format, batch: u32, rows: u32, reduce: Reduce) -> matvec::MatVec {
+    let (groups, rows) = match (reduce, batch, format.is_packed(), rows) {
         // As measured on an H200 (docs/kernels.md); `tune` finds better ones for other devices.
         (Reduce::Plane(_), 1, false, 65_536..) => (4, 4),
         (Reduce::Plane(_), 1, false, 8192..) | (Reduce::Shared(_), 1..8, ..) => (4, 2),
@@ -95,7 +105,11 @@ fn by_name(name: &str) -> Option<matvec::MatVec> {
 
 /// Into how many parts to split the keys of one head.
 pub fn splits(kernels: &Kernels, dim: u32, f16: bool, params: &attention::Params) -> u32 {
-    if let Some(&splits) = kernels.choices().attention.get(&attention_class(dim, f16, params)) {
+    let choices = kernels.choices();
+    // The class is a text: not worth making for every layer of every step where nothing was chosen.
+    if !choices.attention.is_empty()
+        && let Some(&splits) = choices.attention.get(&attention_class(dim, f16, params))
+    {
         return splits.clamp(1, attention::MAX_SPLITS);
     }
     let heads = params.batch * params.kv_heads * params.rows_per_kv_head().div_ceil(8);

@@ -230,6 +230,7 @@ impl<'a> Tuner<'a> {
             let Kernel::MatVec(variant) = kernel else { continue };
             if variant.format != format
                 || variant.batch != params.batch.next_power_of_two()
+                || !variant.takes_columns(columns)
                 || !self.kernels.meets(&kernel.needs())
                 || (!timings.is_empty() && start.elapsed() > budget)
             {

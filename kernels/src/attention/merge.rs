@@ -12,7 +12,7 @@ use super::LOWEST;
 use crate::common::{Builder, F4};
 
 /// Threads in a cube.
-const THREADS: usize = 128;
+const THREADS: usize = 256;
 /// Parts at most.
 pub const MAX_SPLITS: u32 = 256;
 
@@ -74,9 +74,19 @@ fn merge(
     for part in 0..splits {
         best = max(best, weights[part]);
     }
+    sync_cube();
+    // Each weight by one thread.
+    let mut part = thread;
+    while part < splits {
+        let weight = (weights[part] - best).exp();
+        weights[part] = weight;
+        sums[part] *= weight;
+        part += THREADS;
+    }
+    sync_cube();
     let mut sum = 0.0f32;
     for part in 0..splits {
-        sum += sums[part] * (weights[part] - best).exp();
+        sum += sums[part];
     }
     let lane = thread % lanes;
     let slice = thread / lanes;
@@ -84,8 +94,7 @@ fn merge(
     if slice < slices {
         let mut part = slice;
         while part < splits {
-            let weight = (weights[part] - best).exp();
-            value += vectors[(row * splits + part) * lanes + lane] * F4::new(weight);
+            value += vectors[(row * splits + part) * lanes + lane] * F4::new(weights[part]);
             part += slices;
         }
     }

@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Piece, byte, half_word, number, scale, word};
+use super::{Piece, Read, number, scale_at, word_at};
 
 /// The levels -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113, each plus
 /// 128, four to a word.
@@ -15,12 +15,12 @@ fn level(code: u32) -> f32 {
     number((four >> ((code & 3) * 8)) & 0xff, 128u32)
 }
 
-/// The levels of 16 bytes of nibbles at byte `at`.
+/// The levels of 16 bytes of nibbles, `at` bytes into what was read.
 #[cube]
-fn levels(data: &Array<u32>, at: usize, out: &mut Piece, #[comptime] aligned: bool) {
+fn levels(read: &Read, out: &mut Piece, #[comptime] at: usize) {
     #[unroll]
     for j in 0..4usize {
-        let q = word(data, at + comptime!(4 * j), aligned);
+        let q = word_at(read, comptime!(at + 4 * j));
         #[unroll]
         for i in 0..4usize {
             let e = comptime!(4 * j + i);
@@ -31,16 +31,17 @@ fn levels(data: &Array<u32>, at: usize, out: &mut Piece, #[comptime] aligned: bo
 }
 
 #[cube]
-pub(super) fn iq4_nl(data: &Array<u32>, at: usize, out: &mut Piece) {
-    levels(data, at + 2, out, false);
-    out.factors[0] = scale(data, at);
+pub(super) fn iq4_nl(block: &Read, out: &mut Piece) {
+    levels(block, out, 2usize);
+    out.factors[0] = scale_at(block, 0usize);
 }
 
+/// Read: d and `scales_h`, `scales_l`, the 16 bytes of the piece.
 #[cube]
-pub(super) fn iq4_xs(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
+pub(super) fn iq4_xs(read: &Read, piece: usize, out: &mut Piece) {
     let p = piece as u32;
-    let low = (byte(data, at + 4 + piece / 2) >> (4 * (p % 2))) & 0xf;
-    let high = (half_word(data, at + 2) >> (2 * p)) & 3;
-    out.factors[0] = scale(data, at) * number(low | (high << 4), 32u32);
-    levels(data, at + 8 + piece * 16, out, true);
+    let low = (word_at(read, 4usize) >> (4 * p)) & 0xf;
+    let high = (word_at(read, 0usize) >> (16 + 2 * p)) & 3;
+    out.factors[0] = scale_at(read, 0usize) * number(low | (high << 4), 32u32);
+    levels(read, out, 8usize);
 }

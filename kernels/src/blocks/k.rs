@@ -6,30 +6,36 @@
 
 use cubecl::prelude::*;
 
-use super::{Piece, byte, number, scale, word};
-use crate::common::half_bits;
+use super::{Piece, Read, nibble, number, scale_at, word_at};
 
-/// `(code >> shift) & mask` of 8 bytes, as words.
+/// The bits of `mask` from bit `shift` of byte `i` on.
 #[cube]
 fn bits(q: u32, #[comptime] i: usize, #[comptime] shift: usize, #[comptime] mask: u32) -> u32 {
     (q >> comptime!((8 * i + shift) as u32)) & mask
 }
 
-/// 84 bytes: 16 scales (low nibble) and minimums (high), 64 bytes of codes, d, dmin.
+/// The byte of a scale of `run`: of 8 bytes that were read, those of the lower or upper 16 places.
 #[cube]
-pub(super) fn q2_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
-    let half = piece / 4;
-    let place = (piece % 4) * 8;
-    let d = scale(data, at + 80);
-    let dmin = scale(data, at + 82);
+fn scale_byte(read: &Read, piece: usize, #[comptime] at: usize, #[comptime] run: usize) -> u32 {
+    let upper = (piece as u32 % 4) / 2 * 8;
+    let word = word_at(read, comptime!(at + 4 * (run / 2)));
+    (word >> (upper + comptime!(16 * (run as u32 % 2)))) & 0xff
+}
+
+/// 84 bytes: 16 scales (low nibble) and minimums (high), 64 bytes of codes, d, dmin.
+/// Read: the 8 scales of the half, 8 bytes of codes, d and dmin.
+#[cube]
+pub(super) fn q2_k(read: &Read, piece: usize, out: &mut Piece) {
+    let d = scale_at(read, 16usize);
+    let dmin = scale_at(read, 18usize);
     #[unroll]
     for run in 0..4usize {
-        let s = byte(data, at + half * 8 + comptime!(run * 2) + place / 16);
+        let s = scale_byte(read, piece, 0usize, run);
         out.factors[run] = d * number(s & 0xf, 0u32);
         out.minimums[run] = dmin * number(s >> 4, 0u32);
         #[unroll]
         for j in 0..2usize {
-            let q = word(data, at + 16 + half * 32 + place + comptime!(4 * j), true);
+            let q = word_at(read, comptime!(8 + 4 * j));
             #[unroll]
             for i in 0..4usize {
                 out.codes[comptime!(run * 8 + j * 4 + i)] =
@@ -40,22 +46,22 @@ pub(super) fn q2_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) 
 }
 
 /// 110 bytes: 32 bytes of third bits, 64 of codes, 16 scales of 6 bits in 12 bytes, d.
+/// Read, each with two bytes to spare: 8 bytes of third bits, 8 of codes, the scales, d.
 #[cube]
-pub(super) fn q3_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
-    let half = piece / 4;
-    let place = (piece % 4) * 8;
-    let d = scale(data, at + 108);
+pub(super) fn q3_k(read: &Read, piece: usize, out: &mut Piece) {
+    let half = piece as u32 / 4;
+    let upper = (piece as u32 % 4) / 2 * 8;
+    let d = scale_at(read, 40usize);
     #[unroll]
     for run in 0..4usize {
-        let s = half * 8 + comptime!(run * 2) + place / 16;
-        let low = (byte(data, at + 96 + s % 8) >> ((s as u32 / 8) * 4)) & 0xf;
-        let high = (byte(data, at + 104 + s % 4) >> ((s as u32 / 4) * 2)) & 3;
+        let low = (scale_byte(read, piece, 24usize, run) >> (half * 4)) & 0xf;
+        let byte = word_at(read, 32usize) >> (upper + comptime!(16 * (run as u32 % 2)));
+        let high = (byte >> (half * 4 + comptime!(run as u32 / 2 * 2))) & 3;
         out.factors[run] = d * number(low | (high << 4), 32u32);
         #[unroll]
         for j in 0..2usize {
-            let q = word(data, at + 32 + half * 32 + place + comptime!(4 * j), false);
-            let third = word(data, at + place + comptime!(4 * j), false)
-                >> (half as u32 * 4 + comptime!(run as u32));
+            let q = word_at(read, comptime!(12 + 4 * j));
+            let third = word_at(read, comptime!(4 * j)) >> (half * 4 + comptime!(run as u32));
             #[unroll]
             for i in 0..4usize {
                 let code =
@@ -66,90 +72,84 @@ pub(super) fn q3_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) 
     }
 }
 
-/// The 6-bit scale of run `j` of 8, from the words of its 12 bytes.
-#[cube]
-fn scale_6(a: u32, c: u32, j: u32) -> u32 {
-    let shift = (j % 4) * 8;
-    let direct = (a >> shift) & 63;
-    let split = ((c >> shift) & 0xf) | (((a >> shift) & 0xc0) >> 2);
-    select(j < 4, direct, split)
-}
-
-/// The 6-bit minimum of run `j` of 8, from the words of its 12 bytes.
-#[cube]
-fn minimum_6(b: u32, c: u32, j: u32) -> u32 {
-    let shift = (j % 4) * 8;
-    let direct = (b >> shift) & 63;
-    let split = ((c >> (shift + 4)) & 0xf) | (((b >> shift) & 0xc0) >> 2);
-    select(j < 4, direct, split)
-}
-
 /// 144 bytes: d, dmin, 8 scales and minimums of 6 bits in 12 bytes, 128 bytes of nibbles.
+/// Read: what comes before the nibbles, 16 bytes of these for each piece.
 #[cube]
-pub(super) fn q4_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
-    four_or_five(data, at, piece, out, false);
+pub(super) fn q4_k(read: &Read, piece: usize, out: &mut Piece) {
+    scales(read, piece, out);
+    #[unroll]
+    for run in 0..2usize {
+        #[unroll]
+        for j in 0..4usize {
+            let q = word_at(read, comptime!(16 + 16 * read.index + 4 * j));
+            #[unroll]
+            for i in 0..4usize {
+                out.codes[comptime!(run * 16 + j * 4 + i)] =
+                    nibble(read, q, i, comptime!(run == 1));
+            }
+        }
+    }
 }
 
 /// 176 bytes: as `Q4_K`, with 32 bytes of fifth bits before the nibbles.
+/// Read: what comes before both, 16 bytes of nibbles, 16 of fifth bits.
 #[cube]
-pub(super) fn q5_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
-    four_or_five(data, at, piece, out, true);
-}
-
-#[cube]
-fn four_or_five(
-    data: &Array<u32>,
-    at: usize,
-    piece: usize,
-    out: &mut Piece,
-    #[comptime] five: bool,
-) {
-    let group = piece / 2;
-    let place = (piece % 2) * 16;
-    let ends = data[at / 4];
-    let (a, b, c) = (data[at / 4 + 1], data[at / 4 + 2], data[at / 4 + 3]);
-    let d = half_bits(ends & 0xffff);
-    let dmin = half_bits(ends >> 16);
-    let codes = at + comptime!(if five { 48usize } else { 16usize }) + group * 32 + place;
+pub(super) fn q5_k(read: &Read, piece: usize, out: &mut Piece) {
+    scales(read, piece, out);
     #[unroll]
     for run in 0..2usize {
-        let s = group as u32 * 2 + comptime!(run as u32);
-        out.factors[run] = d * number(scale_6(a, c, s), 0u32);
-        out.minimums[run] = dmin * number(minimum_6(b, c, s), 0u32);
+        let s = piece as u32 / 2 * 2 + comptime!(run as u32);
         #[unroll]
         for j in 0..4usize {
-            let q = word(data, codes + comptime!(4 * j), true);
-            let mut fifth = 0u32;
-            if comptime!(five) {
-                fifth = word(data, at + 16 + place + comptime!(4 * j), true) >> s;
-            }
+            let q = word_at(read, comptime!(16 + 4 * j));
+            let fifth = word_at(read, comptime!(32 + 4 * j)) >> s;
             #[unroll]
             for i in 0..4usize {
-                let mut code = bits(q, i, comptime!(4 * run), 15u32);
-                if comptime!(five) {
-                    code |= bits(fifth, i, 0usize, 1u32) << 4;
-                }
+                let code =
+                    bits(q, i, comptime!(4 * run), 15u32) | (bits(fifth, i, 0usize, 1u32) << 4);
                 out.codes[comptime!(run * 16 + j * 4 + i)] = number(code, 0u32);
             }
         }
     }
 }
 
-/// 210 bytes: 128 bytes of nibbles, 64 of two more bits each, 16 signed scales, d.
+/// Factors and minimums of the two runs of a piece of `Q4_K` or `Q5_K`. Of the 12 bytes, the first
+/// four hold the scales of the runs 0 to 3 and the next four their minimums, 6 bits each. The low
+/// four bits of both for the runs 4 to 7 are in the last four, their high bits in the first eight.
+/// Two neighbouring runs are taken at once.
 #[cube]
-pub(super) fn q6_k(data: &Array<u32>, at: usize, piece: usize, out: &mut Piece) {
-    let half = piece / 4;
-    let place = (piece % 4) * 8;
-    let d = scale(data, at + 208);
+fn scales(read: &Read, piece: usize, out: &mut Piece) {
+    let group = piece as u32 / 2;
+    let shift = (group % 2) * 16;
+    let a = word_at(read, 4usize) >> shift;
+    let b = word_at(read, 8usize) >> shift;
+    let c = word_at(read, 12usize) >> shift;
+    let upper = group >= 2;
+    let factors = select(upper, (c & 0x0f0f) | ((a >> 2) & 0x3030), a & 0x3f3f);
+    let minimums = select(upper, ((c >> 4) & 0x0f0f) | ((b >> 2) & 0x3030), b & 0x3f3f);
+    let (d, dmin) = (scale_at(read, 0usize), scale_at(read, 2usize));
+    #[unroll]
+    for run in 0..2usize {
+        out.factors[run] = d * number(bits(factors, run, 0usize, 63u32), 0u32);
+        out.minimums[run] = dmin * number(bits(minimums, run, 0usize, 63u32), 0u32);
+    }
+}
+
+/// 210 bytes: 128 bytes of nibbles, 64 of two more bits each, 16 signed scales, d.
+/// Read, each with two bytes to spare: 8 bytes of nibbles, the 8 that are 32 behind them, 8 of the
+/// other bits, the 8 scales of the half, d.
+#[cube]
+pub(super) fn q6_k(read: &Read, piece: usize, out: &mut Piece) {
+    let d = scale_at(read, 48usize);
     #[unroll]
     for run in 0..4usize {
-        let s = byte(data, at + 192 + half * 8 + comptime!(run * 2) + place / 16);
+        let s = scale_byte(read, piece, 36usize, run);
         out.factors[run] = d * number(s ^ 0x80u32, 128u32);
         #[unroll]
         for j in 0..2usize {
             // Runs 0 and 2 share one byte for a value, 1 and 3 another.
-            let low = word(data, at + half * 64 + comptime!((run % 2) * 32 + 4 * j) + place, false);
-            let high = word(data, at + 128 + half * 32 + place + comptime!(4 * j), false);
+            let low = word_at(read, comptime!(12 * (run % 2) + 4 * j));
+            let high = word_at(read, comptime!(24 + 4 * j));
             #[unroll]
             for i in 0..4usize {
                 let code = bits(low, i, comptime!((run / 2) * 4), 15u32)

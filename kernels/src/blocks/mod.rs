@@ -5,6 +5,14 @@
 //! values of them, `factor · code - minimum`. A product can so be made of the codes, and scaled once
 //! a run.
 //!
+//! Reading ([`fetch`]) and decoding ([`decode`]) are apart: a thread has the words of many pieces
+//! under way before it takes the first one apart.
+//!
+//! Codes become floats without a conversion, which GPUs do at a fraction of their other speeds: the
+//! bits are set into the mantissa of a power of two. Where they are set high, that power is small,
+//! and it need not be subtracted from every code: `Σ (code + lift) · x = Σ code · x + lift · Σ x`, and
+//! `Σ x` is the same for every row of a matrix. Such codes come [lifted](Format::lift).
+//!
 //! A piece is chosen so that it uses every bit of the bytes that it reads. Its values are therefore
 //! not always neighbours: they are 1, 2 or 4 *runs* of neighbours, each a multiple of 8.
 
@@ -15,7 +23,7 @@ mod q8_0;
 
 use cubecl::prelude::*;
 
-use crate::common::half_bits;
+use crate::common::{U4, half_bits};
 
 /// How a matrix is stored.
 #[allow(non_camel_case_types)] // the names that GGUF gives them
@@ -131,6 +139,62 @@ impl Format {
     }
 }
 
+impl Format {
+    /// What is added to the code at each place of a decoded piece: small, so that a product of
+    /// lifted codes is as good as one of codes. The same for four neighbours.
+    pub(crate) const fn lift(self, place: usize) -> u32 {
+        let offset = match self {
+            Self::Q4_0 => 8,
+            Self::Q4_1 | Self::Q4_K => 0,
+            Self::Q8_0 => return 256 + 128,
+            _ => return 0,
+        };
+        // Low and high nibbles.
+        offset + if place < 16 { 16 } else { 256 }
+    }
+
+    /// Whether codes come lifted.
+    pub(crate) const fn is_lifted(self) -> bool {
+        self.lift(0) > 0
+    }
+
+    /// Whether blocks are read 16 bytes at a time.
+    pub(crate) const fn is_wide(self) -> bool {
+        matches!(self, Self::Q4_K | Self::Q5_K)
+    }
+
+    /// Whether blocks begin at whole words; else they may begin at a half.
+    const fn is_aligned(self) -> bool {
+        self.block_bytes().is_multiple_of(4)
+    }
+
+    /// Neighbouring pieces that can be read together for less: two blocks of `Q4_0` begin at a whole
+    /// word if the first one does, and two pieces of `Q4_K` share their scales.
+    pub(crate) const fn most_together(self) -> usize {
+        if matches!(self, Self::Q4_0 | Self::Q4_K) { 2 } else { 1 }
+    }
+
+    /// Words that are read for so many neighbouring pieces.
+    pub(crate) const fn words(self, together: usize) -> usize {
+        match self {
+            Self::Q4_0 if together == 2 => 9,
+            Self::Q4_K if together == 2 => 12,
+            Self::Q2_K => 5,
+            Self::Q3_K => 11,
+            Self::Q4_K => 8,
+            Self::Q5_K => 12,
+            Self::Q6_K => 13,
+            Self::IQ4_XS => 6,
+            _ => self.words_of(self.block_bytes()),
+        }
+    }
+
+    /// Words that so many bytes from the beginning of a word or of its upper half on touch.
+    const fn words_of(self, bytes: usize) -> usize {
+        if self.is_aligned() { bytes / 4 } else { (bytes + 2).div_ceil(4) }
+    }
+}
+
 /// Where in its block the `run`-th run of a piece begins.
 #[cube]
 pub(crate) fn run_start(piece: usize, #[comptime] run: usize, #[comptime] format: Format) -> usize {
@@ -144,7 +208,8 @@ pub(crate) fn run_start(piece: usize, #[comptime] run: usize, #[comptime] format
 /// A decoded piece.
 #[derive(CubeType)]
 pub(crate) struct Piece {
-    /// The codes, run after run, as numbers around zero where the format has them so.
+    /// The codes, run after run, as numbers around zero where the format has them so, each plus its
+    /// [lift](Format::lift).
     pub(crate) codes: Array<f32>,
     /// Of each run.
     pub(crate) factors: Array<f32>,
@@ -152,88 +217,204 @@ pub(crate) struct Piece {
     pub(crate) minimums: Array<f32>,
 }
 
-/// The code below `2^23` in the low bits of `code`, minus `offset`. Set into the mantissa of 2^23 it
-/// is a float already: GPUs convert integers at a fraction of their other speeds.
+/// The code below `2^23` in the low bits of `code`, minus `offset`.
 #[cube]
 pub(crate) fn number(code: u32, #[comptime] offset: u32) -> f32 {
     f32::reinterpret(code | 0x4b00_0000u32) - f32::new(comptime!(8_388_608.0 + offset as f32))
 }
 
-/// Words of memory from an even position on.
+/// `word << left`, or `>>` where that is negative.
+#[cube]
+fn shifted(word: u32, #[comptime] left: i32) -> u32 {
+    if comptime!(left < 0) {
+        word >> comptime!((-left) as u32)
+    } else {
+        word << comptime!(left as u32)
+    }
+}
+
+/// The low nibble of byte `i` plus 16, or its high nibble plus 256. (Set so, some of the eight
+/// nibbles of a word share a shift.) The bits are masked and set in one instruction of NVIDIA's if
+/// one of the two constants is in a register, which is why it is made of something unknown.
+#[cube]
+fn nibble(read: &Read, word: u32, #[comptime] i: usize, #[comptime] high: bool) -> f32 {
+    let left = comptime!((if high { 11 } else { 19 }) - 8 * i as i32);
+    let word = shifted(word, left);
+    if comptime!(high) {
+        f32::reinterpret((word & 0x0007_8000u32) | (0x4380_0000u32 | read.zero))
+    } else {
+        f32::reinterpret((word & 0x0078_0000u32) | (0x4180_0000u32 | read.zero))
+    }
+}
+
+/// Byte `i`, signed, plus 384: its sign bit is flipped with the exponent of 256 being set.
+#[cube]
+fn byte_code(read: &Read, word: u32, #[comptime] i: usize) -> f32 {
+    let left = comptime!(15 - 8 * i as i32);
+    let word = shifted(word, left);
+    f32::reinterpret((word & 0x007f_8000u32) ^ (0x43c0_0000u32 | read.zero))
+}
+
+/// What [`fetch`] read of a piece.
 #[derive(CubeType)]
-pub(crate) struct Words {
+pub(crate) struct Read {
     raw: Array<u32>,
+    /// Whether the block begins in the upper half of its first word.
     odd: bool,
+    /// 0, but not for the compiler.
+    zero: u32,
+    #[cube(comptime)]
+    aligned: bool,
+    /// Of the pieces that were read together, the one that is meant.
+    #[cube(comptime)]
+    index: usize,
 }
 
-/// Reads what `bytes` bytes from an even position on take.
+/// The four bytes `byte` (an even number) bytes into what was read.
 #[cube]
-pub(crate) fn words(data: &Array<u32>, at: usize, #[comptime] bytes: usize) -> Words {
-    // At an odd half word there are two bytes before, else perhaps two behind.
-    let count = comptime!((bytes + 2).div_ceil(4));
-    let mut raw = Array::<u32>::new(count);
-    #[unroll]
-    for i in 0..count {
-        raw[i] = data[at / 4 + i];
-    }
-    Words { raw, odd: at % 4 != 0 }
-}
-
-/// The four bytes `byte` (an even number) bytes after the position of `words`.
-#[cube]
-pub(crate) fn word_at(words: &Words, #[comptime] byte: usize) -> u32 {
+fn word_at(read: &Read, #[comptime] byte: usize) -> u32 {
     let first = comptime!(byte / 4);
-    let across = (words.raw[first] >> 16) | (words.raw[comptime!(first + 1)] << 16);
-    if comptime!(byte.is_multiple_of(4)) {
-        select(words.odd, across, words.raw[first])
+    let whole = comptime!(byte.is_multiple_of(4));
+    if comptime!(read.aligned && whole) {
+        read.raw[first]
     } else {
-        select(words.odd, words.raw[comptime!(first + 1)], across)
+        let across = (read.raw[first] >> 16) | (read.raw[comptime!(first + 1)] << 16);
+        if comptime!(read.aligned) {
+            across
+        } else if comptime!(whole) {
+            select(read.odd, across, read.raw[first])
+        } else {
+            select(read.odd, read.raw[comptime!(first + 1)], across)
+        }
     }
 }
 
-/// The f16 `byte` (an even number) bytes after the position of `words`.
+/// The f16 `byte` (an even number) bytes into what was read.
 #[cube]
-pub(crate) fn scale_at(words: &Words, #[comptime] byte: usize) -> f32 {
-    let low = words.raw[comptime!(byte / 4)] & 0xffff;
-    let high = words.raw[comptime!(byte / 4)] >> 16;
-    if comptime!(byte.is_multiple_of(4)) {
-        half_bits(select(words.odd, high, low))
+fn scale_at(read: &Read, #[comptime] byte: usize) -> f32 {
+    let whole = comptime!(byte.is_multiple_of(4));
+    let low = read.raw[comptime!(byte / 4)] & 0xffff;
+    let high = read.raw[comptime!(byte / 4)] >> 16;
+    if comptime!(read.aligned && whole) {
+        half_bits(low)
+    } else if comptime!(read.aligned) {
+        half_bits(high)
+    } else if comptime!(whole) {
+        half_bits(select(read.odd, high, low))
     } else {
-        let next = words.raw[comptime!((byte + 2) / 4)] & 0xffff;
-        half_bits(select(words.odd, next, high))
+        let next = read.raw[comptime!((byte + 2) / 4)] & 0xffff;
+        half_bits(select(read.odd, next, high))
     }
 }
 
-/// The two bytes at an even position.
+/// Reads what `bytes` bytes from byte `at` on touch.
 #[cube]
-pub(crate) fn half_word(data: &Array<u32>, byte: usize) -> u32 {
-    (data[byte / 4] >> ((byte as u32 % 4) * 8)) & 0xffff
-}
-
-/// The byte at any position.
-#[cube]
-pub(crate) fn byte(data: &Array<u32>, byte: usize) -> u32 {
-    (data[byte / 4] >> ((byte as u32 % 4) * 8)) & 0xff
-}
-
-/// The four bytes at an even position.
-#[cube]
-pub(crate) fn word(data: &Array<u32>, byte: usize, #[comptime] aligned: bool) -> u32 {
-    if comptime!(aligned) {
-        data[byte / 4]
-    } else {
-        let odd = byte % 4 != 0;
-        let low = data[byte / 4];
-        // An even position has no use for the next word, which may lie behind the end.
-        let high = data[byte / 4 + usize::cast_from(odd)];
-        select(odd, (low >> 16) | (high << 16), low)
+fn section(
+    data: &Array<u32>,
+    at: usize,
+    into: &mut Array<u32>,
+    #[comptime] first: usize,
+    #[comptime] bytes: usize,
+    #[comptime] format: Format,
+) {
+    #[unroll]
+    for i in 0..comptime!(format.words_of(bytes)) {
+        into[comptime!(first + i)] = data[at / 4 + i];
     }
 }
 
-/// The f16 at an even position.
+/// Reads 16 bytes from byte `at` on.
 #[cube]
-pub(crate) fn scale(data: &Array<u32>, byte: usize) -> f32 {
-    half_bits(half_word(data, byte))
+fn wide_section(
+    data: &Array<u32>,
+    wide: &Array<U4>,
+    at: usize,
+    into: &mut Array<u32>,
+    #[comptime] first: usize,
+    #[comptime] is_wide: bool,
+) {
+    if comptime!(is_wide) {
+        let four = wide[at / 16];
+        #[unroll]
+        for i in 0..4usize {
+            into[comptime!(first + i)] = four[i];
+        }
+    } else {
+        #[unroll]
+        for i in 0..4usize {
+            into[comptime!(first + i)] = data[at / 4 + i];
+        }
+    }
+}
+
+/// Reads the `piece`-th piece of the block that begins at byte `at` (an even number) into the words
+/// from `first` on, and those behind it if there are several `together`. `data` and `wide` are the
+/// same matrix; the second is used if `is_wide`.
+#[cube]
+pub(crate) fn fetch(
+    data: &Array<u32>,
+    wide: &Array<U4>,
+    at: usize,
+    piece: usize,
+    into: &mut Array<u32>,
+    #[comptime] first: usize,
+    #[comptime] format: Format,
+    #[comptime] together: usize,
+    #[comptime] is_wide: bool,
+) {
+    let half = piece / 4;
+    let place = (piece % 4) * 8;
+    match comptime!(format) {
+        Format::Q2_K => {
+            section(data, at + half * 8, into, first, 8usize, format);
+            section(data, at + 16 + half * 32 + place, into, comptime!(first + 2), 8usize, format);
+            section(data, at + 80, into, comptime!(first + 4), 4usize, format);
+        }
+        Format::Q3_K => {
+            section(data, at + place, into, first, 8usize, format);
+            section(data, at + 32 + half * 32 + place, into, comptime!(first + 3), 8usize, format);
+            section(data, at + 96, into, comptime!(first + 6), 12usize, format);
+            section(data, at + 108, into, comptime!(first + 10), 2usize, format);
+        }
+        Format::Q4_K => {
+            wide_section(data, wide, at, into, first, is_wide);
+            #[unroll]
+            for i in 0..together {
+                let codes = at + 16 + (piece + i) * 16;
+                wide_section(data, wide, codes, into, comptime!(first + 4 + 4 * i), is_wide);
+            }
+        }
+        Format::Q5_K => {
+            wide_section(data, wide, at, into, first, is_wide);
+            wide_section(data, wide, at + 48 + piece * 16, into, comptime!(first + 4), is_wide);
+            let fifths = at + 16 + (piece % 2) * 16;
+            wide_section(data, wide, fifths, into, comptime!(first + 8), is_wide);
+        }
+        Format::Q6_K => {
+            let low = at + half * 64 + place;
+            section(data, low, into, first, 8usize, format);
+            section(data, low + 32, into, comptime!(first + 3), 8usize, format);
+            let high = at + 128 + half * 32 + place;
+            section(data, high, into, comptime!(first + 6), 8usize, format);
+            section(data, at + 192 + half * 8, into, comptime!(first + 9), 8usize, format);
+            section(data, at + 208, into, comptime!(first + 12), 2usize, format);
+        }
+        Format::IQ4_XS => {
+            section(data, at, into, first, 8usize, format);
+            section(data, at + 8 + piece * 16, into, comptime!(first + 2), 16usize, format);
+        }
+        Format::Q4_0 => {
+            if comptime!(together == 2) {
+                #[unroll]
+                for i in 0..9usize {
+                    into[comptime!(first + i)] = data[at / 4 + i];
+                }
+            } else {
+                section(data, at, into, first, comptime!(format.block_bytes()), format);
+            }
+        }
+        _ => section(data, at, into, first, comptime!(format.block_bytes()), format),
+    }
 }
 
 /// Room for a piece.
@@ -246,28 +427,51 @@ pub(crate) fn empty_piece(#[comptime] format: Format) -> Piece {
     }
 }
 
-/// Decodes the `piece`-th piece of the block that begins at byte `at` (an even number).
+/// Decodes the `index`-th of the pieces from the `piece`-th of the block that begins at byte `at` on,
+/// from the words from `first` on that [`fetch`] left. `zero` is 0, if possible in a way that the compiler cannot know.
 #[cube]
 pub(crate) fn decode(
-    data: &Array<u32>,
+    words: &Array<u32>,
     at: usize,
     piece: usize,
+    zero: u32,
     out: &mut Piece,
+    #[comptime] first: usize,
     #[comptime] format: Format,
+    #[comptime] together: usize,
+    #[comptime] index: usize,
 ) {
+    let mut raw = Array::<u32>::new(comptime!(format.words(together)));
+    #[unroll]
+    for i in 0..comptime!(format.words(together)) {
+        raw[i] = words[comptime!(first + i)];
+    }
+    let aligned = comptime!(format.is_aligned() || together > 1);
+    let read = Read { raw, odd: at % 4 != 0, zero, aligned, index };
     match comptime!(format) {
-        Format::Q4_0 => four::q4_0(data, at, out),
-        Format::Q4_1 => four::q4_1(data, at, out),
-        Format::Q5_0 => four::q5_0(data, at, out),
-        Format::Q5_1 => four::q5_1(data, at, out),
-        Format::Q8_0 => q8_0::q8_0(data, at, out),
-        Format::Q2_K => k::q2_k(data, at, piece, out),
-        Format::Q3_K => k::q3_k(data, at, piece, out),
-        Format::Q4_K => k::q4_k(data, at, piece, out),
-        Format::Q5_K => k::q5_k(data, at, piece, out),
-        Format::Q6_K => k::q6_k(data, at, piece, out),
-        Format::IQ4_NL => iq4::iq4_nl(data, at, out),
-        Format::IQ4_XS => iq4::iq4_xs(data, at, piece, out),
+        Format::Q4_0 => four::q4_0(&read, out),
+        Format::Q4_1 => four::q4_1(&read, out),
+        Format::Q5_0 => four::q5_0(&read, out),
+        Format::Q5_1 => four::q5_1(&read, out),
+        Format::Q8_0 => q8_0::q8_0(&read, out),
+        Format::Q2_K => k::q2_k(&read, piece, out),
+        Format::Q3_K => k::q3_k(&read, piece, out),
+        Format::Q4_K => k::q4_k(&read, piece, out),
+        Format::Q5_K => k::q5_k(&read, piece, out),
+        Format::Q6_K => k::q6_k(&read, piece, out),
+        Format::IQ4_NL => iq4::iq4_nl(&read, out),
+        Format::IQ4_XS => iq4::iq4_xs(&read, piece, out),
         _ => comptime!(unreachable!("plain numbers are not decoded")),
+    }
+}
+
+/// Takes the lifts off.
+#[cube]
+pub(crate) fn settle(piece: &mut Piece, #[comptime] format: Format) {
+    if comptime!(format.is_lifted()) {
+        #[unroll]
+        for i in 0..PIECE {
+            piece.codes[i] -= f32::new(comptime!(format.lift(i) as f32));
+        }
     }
 }

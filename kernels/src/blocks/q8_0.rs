@@ -2,20 +2,17 @@
 
 use cubecl::prelude::*;
 
-use super::{Piece, number, scale_at, word_at, words};
+use super::{Piece, Read, byte_code, scale_at, word_at};
 
 #[cube]
-pub(super) fn q8_0(data: &Array<u32>, at: usize, out: &mut Piece) {
-    let block = words(data, at, 34usize);
-    out.factors[0] = scale_at(&block, 0usize);
+pub(super) fn q8_0(block: &Read, out: &mut Piece) {
+    out.factors[0] = scale_at(block, 0usize);
     #[unroll]
     for j in 0..8usize {
-        // Flipping the sign bit makes it an offset of 128.
-        let q = word_at(&block, comptime!(2 + 4 * j)) ^ 0x8080_8080u32;
+        let q = word_at(block, comptime!(2 + 4 * j));
         #[unroll]
         for i in 0..4usize {
-            let code = (q >> comptime!(8 * i as u32)) & 0xff;
-            out.codes[comptime!(4 * j + i)] = number(code, 128u32);
+            out.codes[comptime!(4 * j + i)] = byte_code(block, q, i);
         }
     }
 }

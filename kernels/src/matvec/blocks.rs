@@ -4,9 +4,55 @@ use cubecl::prelude::*;
 
 use super::{MatVec, PADDED, finish, first_row};
 use crate::{
-    blocks::{PIECE, Piece, decode, empty_piece, run_start},
-    common::{Builder, F4},
+    blocks::{PIECE, Piece, decode, empty_piece, fetch, run_start, settle},
+    common::{Builder, F4, U4},
 };
+
+/// Words of the weight that a thread has under way, about.
+const UNDER_WAY: usize = 48;
+
+impl MatVec {
+    /// Neighbouring pieces of a row that a thread takes together.
+    const fn together(self) -> usize {
+        if self.batch == 1 && self.reduce.plane().is_some() {
+            self.format.most_together()
+        } else {
+            1
+        }
+    }
+
+    /// What the number of columns must be a multiple of.
+    pub(super) const fn columns_of_blocks(self) -> usize {
+        let together = self.together() * PIECE;
+        let block = self.format.block_len();
+        if together > block { together } else { block }
+    }
+
+    /// Words that are read for a step of a row.
+    const fn words(self) -> usize {
+        self.format.words(self.together())
+    }
+
+    /// Rows whose pieces are read before the first is used.
+    const fn rows_at_once(self) -> usize {
+        let fit = (UNDER_WAY / self.words()).next_power_of_two();
+        let fit = if fit * self.words() > UNDER_WAY { fit / 2 } else { fit };
+        if fit < self.rows as usize { fit } else { self.rows as usize }
+    }
+
+    /// Pieces of each row that are.
+    const fn ahead(self) -> usize {
+        // More rows of `x` are enough to do meanwhile.
+        let words = 2 * self.words() * self.rows as usize;
+        if self.batch == 1 && words <= UNDER_WAY { 2 } else { 1 }
+    }
+
+    /// Whether codes meet `x` as they come, and what they are lifted by is taken off afterwards: that
+    /// pays where several rows share it, and where codes are used once.
+    const fn uses_lifted(self) -> bool {
+        self.batch == 1 && self.rows > 1 && self.format.is_lifted()
+    }
+}
 
 /// Stages columns `from..from + count` of every row of `x`.
 #[cube]
@@ -41,6 +87,8 @@ struct Part {
     values: Array<F4>,
     /// The sum of each run, for formats with a minimum.
     sums: Array<f32>,
+    /// What lifted codes add to the product of each run.
+    lifts: Array<f32>,
 }
 
 #[cube]
@@ -55,26 +103,29 @@ fn load(
     let vectors = comptime!(PIECE / format.runs() / 4);
     let mut values = Array::<F4>::new(comptime!(PIECE / 4));
     let mut sums = Array::<f32>::new(comptime!(format.runs()));
+    let mut lifts = Array::<f32>::new(comptime!(format.runs()));
     #[unroll]
     for run in 0..comptime!(format.runs()) {
         let e = base + run_start(piece, run, format);
         let place = comptime!(m * kernel.tile() / PIECE * PADDED / 4)
             + (e / 32) * comptime!(PADDED / 4)
             + (e % 32) / 4;
+        let mut sum = 0.0f32;
+        let mut lift = 0.0f32;
         #[unroll]
         for j in 0..vectors {
-            values[comptime!(run * vectors + j)] = shared[place + j];
-        }
-        if comptime!(format.has_minimum()) {
-            let mut sum = values[comptime!(run * vectors)];
-            #[unroll]
-            for j in 1..vectors {
-                sum += values[comptime!(run * vectors + j)];
+            let v = shared[place + j];
+            values[comptime!(run * vectors + j)] = v;
+            if comptime!(format.has_minimum() || kernel.uses_lifted()) {
+                let four = (v[0] + v[1]) + (v[2] + v[3]);
+                sum += four;
+                lift += four * f32::new(comptime!(format.lift(4 * (run * vectors + j)) as f32));
             }
-            sums[run] = sum[0] + sum[1] + sum[2] + sum[3];
         }
+        sums[run] = sum;
+        lifts[run] = lift;
     }
-    Part { values, sums }
+    Part { values, sums, lifts }
 }
 
 /// The product of a piece and what it meets.
@@ -85,15 +136,24 @@ fn dot(decoded: &Piece, part: &mut Part, #[comptime] kernel: MatVec) -> f32 {
     let mut total = 0.0f32;
     #[unroll]
     for run in 0..comptime!(format.runs()) {
-        let mut sum = 0.0f32;
+        // Four sums that do not wait for each other.
+        let mut four = Array::<f32>::new(4usize);
         #[unroll]
         for j in 0..vectors {
             let v = part.values[comptime!(run * vectors + j)];
-            let i = comptime!(4 * (run * vectors + j));
-            sum += decoded.codes[i] * v[0]
-                + decoded.codes[comptime!(i + 1)] * v[1]
-                + decoded.codes[comptime!(i + 2)] * v[2]
-                + decoded.codes[comptime!(i + 3)] * v[3];
+            #[unroll]
+            for i in 0..4usize {
+                let code = decoded.codes[comptime!(4 * (run * vectors + j) + i)];
+                if comptime!(j == 0) {
+                    four[i] = code * v[i];
+                } else {
+                    four[i] = fma(code, v[i], four[i]);
+                }
+            }
+        }
+        let mut sum = (four[0] + four[1]) + (four[2] + four[3]);
+        if comptime!(kernel.uses_lifted()) {
+            sum -= part.lifts[run];
         }
         total += decoded.factors[run] * sum;
         if comptime!(format.has_minimum()) {
@@ -103,9 +163,62 @@ fn dot(decoded: &Piece, part: &mut Part, #[comptime] kernel: MatVec) -> f32 {
     total
 }
 
+/// Decodes a piece for [`dot`].
+#[cube]
+fn decoded(
+    words: &Array<u32>,
+    at: usize,
+    piece: usize,
+    zero: u32,
+    #[comptime] first: usize,
+    #[comptime] index: usize,
+    #[comptime] kernel: MatVec,
+) -> Piece {
+    let mut decoded = empty_piece(kernel.format);
+    let together = comptime!(kernel.together());
+    decode(words, at, piece, zero, &mut decoded, first, kernel.format, together, index);
+    if comptime!(!kernel.uses_lifted()) {
+        settle(&mut decoded, kernel.format);
+    }
+    decoded
+}
+
+/// Reads the pieces of some rows at place `t` of the tile, and of those ahead. A place behind the
+/// end reads the last one, and is not used.
+#[cube]
+fn read(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    starts: &Array<usize>,
+    from: usize,
+    t: usize,
+    last: usize,
+    words: &mut Array<u32>,
+    #[comptime] chunk: usize,
+    #[comptime] kernel: MatVec,
+) {
+    let format = comptime!(kernel.format);
+    let at_once = comptime!(kernel.rows_at_once());
+    let pieces = comptime!(format.pieces());
+    #[unroll]
+    for a in 0..comptime!(kernel.ahead()) {
+        let threads = comptime!(kernel.reduce.threads() as usize);
+        let global = from / PIECE + min(t + a * threads, last) * comptime!(kernel.together());
+        let block = global / pieces * comptime!(format.block_bytes());
+        #[unroll]
+        for r in 0..at_once {
+            let at = starts[comptime!(chunk * at_once + r)] + block;
+            let first = comptime!((a * at_once + r) * kernel.words());
+            let (together, is_wide) = comptime!((kernel.together(), format.is_wide()));
+            fetch(weight, wide, at, global % pieces, words, first, format, together, is_wide);
+        }
+    }
+}
+
 #[cube]
 fn matvec(
     weight: &Array<u32>,
+    wide: &Array<U4>,
     x: &Array<F4>,
     bias: &Array<f32>,
     params: &Array<u32>,
@@ -126,6 +239,8 @@ fn matvec(
     let x_first = params[4] as usize;
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(kernel);
+    // There are not that many rows.
+    let zero = params[2] >> 31;
 
     let mut shared = SharedMemory::<F4>::new(comptime!(
         kernel.tile() * kernel.batch as usize / PIECE * PADDED / 4
@@ -143,41 +258,73 @@ fn matvec(
         starts[r] = min(first + r, rows - 1) * row_bytes;
     }
 
+    let at_once = comptime!(kernel.rows_at_once());
+    let chunks = comptime!(row_count / at_once);
+    let ahead = comptime!(kernel.ahead());
+    let mut words =
+        Array::<u32>::new(comptime!(kernel.rows_at_once() * kernel.ahead() * kernel.words()));
     let mut from = 0usize.runtime();
     while from < columns {
         let count = min(columns - from, tile);
+        let last = count / comptime!(PIECE * kernel.together()) - 1;
+        // The first pieces are on their way while `x` is staged.
+        read(weight, wide, &starts, from, lane, last, &mut words, 0usize, kernel);
         stage(&mut shared, x, x_first, columns, from, count, batch, kernel);
         let mut t = lane;
-        while t < count / PIECE {
-            // The piece of the row, its block, and its place there.
-            let global = from / PIECE + t;
-            let block = global / pieces;
-            let piece = global % pieces;
-            // Within the tile: `x` lies there by value, 32 of them in `PADDED` places.
-            let base = block * comptime!(format.block_len()) - from;
-            if comptime!(batch_max == 1) {
-                // The values of `x` serve every row.
-                let mut part = load(&shared, base, piece, 0usize, kernel);
-                #[unroll]
-                for r in 0..row_count {
-                    let mut decoded = empty_piece(format);
-                    decode(weight, starts[r] + block * bytes, piece, &mut decoded, format);
-                    sums[r] += dot(&decoded, &mut part, kernel);
+        while t <= last {
+            #[unroll]
+            for chunk in 0..chunks {
+                if comptime!(chunk > 0) {
+                    read(weight, wide, &starts, from, t, last, &mut words, chunk, kernel);
                 }
-            } else {
                 #[unroll]
-                for r in 0..row_count {
-                    let mut decoded = empty_piece(format);
-                    decode(weight, starts[r] + block * bytes, piece, &mut decoded, format);
-                    #[unroll]
-                    for m in 0..batch_max {
-                        let mut part = load(&shared, base, piece, m, kernel);
-                        sums[comptime!(r * kernel.batch as usize + m)] +=
-                            dot(&decoded, &mut part, kernel);
+                for a in 0..ahead {
+                    let place = t + a * threads;
+                    if place <= last {
+                        // The piece of the row, its block, and its place there.
+                        let global = from / PIECE + place * comptime!(kernel.together());
+                        let block = global / pieces;
+                        let piece = global % pieces;
+                        // Within the tile: `x` lies there by value, 32 of them in `PADDED` places.
+                        let base = block * comptime!(format.block_len()) - from;
+                        #[unroll]
+                        for index in 0..comptime!(kernel.together()) {
+                            if comptime!(batch_max == 1) {
+                                // The values of `x` serve every row.
+                                let mut part = load(&shared, base, piece + index, 0usize, kernel);
+                                #[unroll]
+                                for r in 0..at_once {
+                                    let row = comptime!(chunk * at_once + r);
+                                    let first = comptime!((a * at_once + r) * kernel.words());
+                                    let at = starts[row] + block * bytes;
+                                    let decoded =
+                                        decoded(&words, at, piece, zero, first, index, kernel);
+                                    sums[row] += dot(&decoded, &mut part, kernel);
+                                }
+                            } else {
+                                #[unroll]
+                                for r in 0..at_once {
+                                    let row = comptime!(chunk * at_once + r);
+                                    let first = comptime!((a * at_once + r) * kernel.words());
+                                    let at = starts[row] + block * bytes;
+                                    let decoded =
+                                        decoded(&words, at, piece, zero, first, index, kernel);
+                                    #[unroll]
+                                    for m in 0..batch_max {
+                                        let mut part = load(&shared, base, piece, m, kernel);
+                                        sums[comptime!(row * kernel.batch as usize + m)] +=
+                                            dot(&decoded, &mut part, kernel);
+                                    }
+                                }
+                            }
+                        }
                     }
                 }
             }
-            t += threads;
+            t += comptime!(threads * ahead);
+            if t <= last {
+                read(weight, wide, &starts, from, t, last, &mut words, 0usize, kernel);
+            }
         }
         from += tile;
     }
@@ -185,9 +332,18 @@ fn matvec(
 }
 
 pub(super) fn expand(b: &mut Builder, kernel: MatVec) {
-    let w = b.input::<u32>();
+    let w = if kernel.format.is_wide() { b.input::<U4>() } else { b.input::<u32>() };
     let (x, bias, params) = (b.input::<F4>(), b.input::<f32>(), b.input::<u32>());
     let out = b.output::<f32>();
     let scope = &mut b.inner.scope;
-    matvec::expand(scope, w.into(), x.into(), bias.into(), params.into(), out.into(), kernel);
+    matvec::expand(
+        scope,
+        w.clone().into(),
+        w.into(),
+        x.into(),
+        bias.into(),
+        params.into(),
+        out.into(),
+        kernel,
+    );
 }

@@ -40,7 +40,7 @@ pub struct MatVec {
 pub struct Params {
     /// Rows of the weight.
     pub rows: u32,
-    /// Columns of the weight: a multiple of [`MatVec::columns_multiple`].
+    /// Columns of the weight: as many as [`MatVec::takes_columns`] says.
     pub columns: u32,
     /// Rows of `x`, at most [`MatVec::batch`].
     pub batch: u32,
@@ -67,12 +67,22 @@ impl MatVec {
         Needs { plane: self.reduce.plane(), f16: self.format == Format::F16 }
     }
 
-    /// What the number of columns must be a multiple of.
+    /// What the number of columns must be a multiple of for any kernel to take the matrix.
     pub const fn columns_multiple(format: Format) -> usize {
         match format {
             Format::F32 | Format::F16 => 4,
             _ => format.block_len(),
         }
+    }
+
+    /// What the number of columns must be a multiple of for this one.
+    pub const fn columns_step(self) -> usize {
+        if self.format.is_packed() { self.columns_of_blocks() } else { 4 }
+    }
+
+    /// Whether it takes rows of so many values.
+    pub const fn takes_columns(self, columns: usize) -> bool {
+        columns > 0 && columns.is_multiple_of(self.columns_step())
     }
 
     /// Threads in a cube.

@@ -4,7 +4,8 @@ use super::MatVec;
 use crate::{Format, Kernel, Reduce};
 
 /// For planes of 32 (NVIDIA, Apple, most of AMD): several shapes to choose from. For everything
-/// else one or two, which add up through shared memory.
+/// else one or two, which add up through shared memory. Every one takes time at each build, so the
+/// table has those that were the fastest somewhere.
 pub(crate) fn table() -> Vec<Kernel> {
     let mut all = Vec::new();
     for format in Format::ALL {
@@ -16,7 +17,7 @@ pub(crate) fn table() -> Vec<Kernel> {
                 add(*groups, *rows, Reduce::Plane(32));
             }
             add(4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16));
-            if batch == 1 {
+            if batch == 1 && !format.is_packed() {
                 add(2, 4, Reduce::Shared(16));
             }
         }
@@ -27,9 +28,9 @@ pub(crate) fn table() -> Vec<Kernel> {
 /// Groups and rows worth trying.
 fn shapes(format: Format, batch: u32) -> &'static [(u32, u32)] {
     match batch {
-        1 if format.is_packed() => &[(4, 1), (8, 1), (8, 2), (4, 4), (8, 4), (8, 8)],
-        1 => &[(4, 1), (4, 2), (4, 4), (8, 1), (8, 2), (2, 4)],
-        2 | 4 => &[(4, 1), (4, 2), (8, 1)],
-        _ => &[(4, 1), (8, 1)],
+        1 if format.is_packed() => &[(8, 2), (8, 4), (8, 8)],
+        1 => &[(4, 1), (4, 2), (4, 4)],
+        2 | 4 => &[(4, 1), (4, 2)],
+        _ => &[(4, 1)],
     }
 }

@@ -109,7 +109,7 @@ fn matrix(noise: &mut Noise, format: Format, values: usize) -> (Vec<u8>, Vec<f64
 
 fn matvec_cases(kernel: Kernel, variant: MatVec) -> Vec<Case> {
     let format = variant.format;
-    let unit = MatVec::columns_multiple(format);
+    let unit = variant.columns_step();
     // One block; several, past one tile of `x`; and a row that a group goes through more than once.
     let columns = [unit, unit * (2100 / unit).max(9), unit * (680 / unit).max(3)];
     let rows = [1, 37, 5];
