@@ -22,8 +22,8 @@ use cubecl::{server::Handle, wgpu::WgpuRuntime};
 use metal_candle::{
     Backend, Device,
     backend::{
-        AttentionOptions, KvCache, KvCacheShape, RopeOrder, RotaryStep, Wgpu,
-        wgpu::{WgpuDevice, WgpuKvCache},
+        AttentionOptions, KvCache, KvCacheShape, RopeOrder, RotaryStep, Wgpu, cube::CubeKvCache,
+        wgpu::WgpuDevice,
     },
     dispatch::Kernels,
 };
@@ -44,6 +44,8 @@ const DIM: usize = 128;
 const CONTEXT: usize = 8192;
 /// Positions of a prompt.
 const PROMPT: usize = 512;
+/// Positions of the prompts that attention is timed with.
+const PROMPTS: [usize; 4] = [512, 2048, 4096, 8192];
 
 struct Bench {
     device: WgpuDevice,
@@ -194,9 +196,9 @@ impl Bench {
         });
     }
 
-    fn cache(&self, positions: usize, capacity: usize) -> WgpuKvCache {
+    fn cache(&self, positions: usize, capacity: usize) -> CubeKvCache<WgpuRuntime> {
         let shape = KvCacheShape { batch: 1, kv_heads: KV_HEADS, head_dim: DIM, capacity };
-        let mut cache = WgpuKvCache::new(shape, self.dtype, &self.device);
+        let mut cache = CubeKvCache::new(shape, self.dtype, &self.device);
         let [k, v] = [(); 2].map(|()| self.random([1, KV_HEADS, positions, DIM], self.dtype));
         cache.append(k, v).expect("there is room");
         cache
@@ -204,7 +206,9 @@ impl Bench {
 
     /// One new position: turned, written and attended with; then a prompt.
     fn attention(&self, c: &mut Criterion) {
-        for (name, held, len) in [("rope and decode", CONTEXT - 1, 1), ("prompt", 0, PROMPT)] {
+        let prompts = PROMPTS.map(|len| (format!("prompt {len}"), 0, len));
+        let decode = ("rope and decode".to_string(), CONTEXT - 1, 1);
+        for (name, held, len) in [decode].into_iter().chain(prompts) {
             let mut group = c.benchmark_group(name);
             let q = self.random([len, HEADS * DIM], DType::F32);
             let [k, v] = [(); 2].map(|()| self.random([len, KV_HEADS * DIM], DType::F32));

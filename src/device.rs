@@ -1,11 +1,13 @@
 //! Choosing a device, once, at the edge: a `match` here picks the backend's type, and everything
 //! below is generic.
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::Arc};
 
 use burn::tensor::{DType, backend::Backend as _};
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{self, Cuda, CudaDevice, CudaError};
 use crate::{
     backend::{
         Backend, Candle, Cpu, Wgpu,
@@ -34,6 +36,10 @@ pub enum DeviceError {
     /// wgpu has no such adapter.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    /// The machine has no such CUDA device.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// The device cannot compute in the type asked for.
     #[error("{device} cannot compute in {dtype}; use --dtype f32")]
     Dtype {
@@ -101,13 +107,21 @@ pub enum Device {
         /// Whether the driver computes on the CPU.
         software: bool,
     },
+    /// A CUDA device.
+    #[cfg(feature = "cuda")]
+    Cuda {
+        /// The device.
+        device: CudaDevice,
+        /// Its name, for people.
+        description: String,
+    },
 }
 
 /// Takes what `tune` found on this device before, if it was ever run.
-fn use_choices(device: &WgpuDevice, description: &str) {
+fn use_choices(kernels: &Kernels, description: &str) {
     let Some(path) = tune::default_path(description).filter(|path| path.exists()) else { return };
     match Choices::load(&path) {
-        Ok(choices) => *Kernels::of(device).choices() = choices,
+        Ok(choices) => *kernels.choices() = choices,
         Err(error) => tracing::warn!(%error, "going on without the choices of an earlier tuning"),
     }
 }
@@ -162,19 +176,31 @@ impl Device {
                 }
                 (with(ShaderLanguage::Msl, index)?, asked)
             }
-            DeviceChoice::Cuda(_) => {
-                return Err(DeviceError::Unavailable {
-                    device: "cuda",
-                    reason: "this version has no CUDA backend yet; an NVIDIA GPU works as vulkan",
-                });
-            }
+            DeviceChoice::Cuda(index) => (Self::cuda(index)?, asked),
+        })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(index: usize) -> Result<Self, DeviceError> {
+        let (device, name) = cuda::open(index)?;
+        let description = format!("{name} by CUDA");
+        use_choices(&Kernels::of_cuda(&device), &description);
+        Ok(Self::Cuda { device, description })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(_index: usize) -> Result<Self, DeviceError> {
+        Err(DeviceError::Unavailable {
+            device: "cuda",
+            reason: "this build has no CUDA: build with --features cuda; an NVIDIA GPU also works as \
+                     vulkan",
         })
     }
 
     fn on(adapter: &WgpuAdapter, language: ShaderLanguage) -> Result<Self, AdapterError> {
         let device = adapter.open(language)?;
         let description = format!("{} by {}", adapter.describe(), language.name());
-        use_choices(&device, &description);
+        use_choices(&Kernels::of(&device), &description);
         Ok(Self::Wgpu { device, description, software: adapter.is_software() })
     }
 
@@ -184,6 +210,8 @@ impl Device {
             Self::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
             Self::Candle => "candle (CPU)".into(),
             Self::Wgpu { description, .. } => description.clone(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { description, .. } => description.clone(),
         }
     }
 
@@ -196,6 +224,8 @@ impl Device {
             {
                 DType::F16
             }
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } => DType::F16,
             _ => DType::F32,
         }
     }
@@ -209,15 +239,26 @@ impl Device {
             Self::Wgpu { device, .. } if !Wgpu::supports_dtype(device, dtype) => {
                 Err(DeviceError::Dtype { device: self.describe(), dtype: dtype.name() })
             }
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } if !Cuda::supports_dtype(device, dtype) => {
+                Err(DeviceError::Dtype { device: self.describe(), dtype: dtype.name() })
+            }
             _ => Ok(()),
         }
     }
 
     /// Memory that is held on the device, in bytes; `None` where that is the host's.
     pub fn memory_bytes(&self) -> Option<u64> {
+        self.kernels()?.memory_bytes()
+    }
+
+    /// The kernels of a GPU.
+    pub fn kernels(&self) -> Option<Arc<Kernels>> {
         match self {
             Self::Cpu | Self::Candle => None,
-            Self::Wgpu { device, .. } => Kernels::of(device).memory_bytes(),
+            Self::Wgpu { device, .. } => Some(Kernels::of(device)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } => Some(Kernels::of_cuda(device)),
         }
     }
 
@@ -228,6 +269,8 @@ impl Device {
             #[allow(deprecated)]
             Self::Candle => job.run::<Candle>(&burn_candle::CandleDevice::Cpu),
             Self::Wgpu { device, .. } => job.run::<Wgpu>(device),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } => job.run::<Cuda>(device),
         }
     }
 }

@@ -8,10 +8,8 @@ use metal_candle::{
 };
 
 /// Runs the cases of every kernel whose needs the device meets.
-fn every_kernel(language: ShaderLanguage) {
-    let (device, name) = support::wgpu(language);
-    let kernels = Kernels::of(&device);
-    let report = Report::of(&kernels, &metal_candle_kernels::table(), |_| ());
+fn every_kernel(kernels: &Kernels, name: &str) {
+    let report = Report::of(kernels, &metal_candle_kernels::table(), |_| ());
     println!("{name}: plane {:?}, f16 {}\n{report}", kernels.plane(), kernels.f16());
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
     for family in ["attention", "copy", "dequantise", "matvec", "norm", "rope", "swiglu"] {
@@ -22,12 +20,25 @@ fn every_kernel(language: ShaderLanguage) {
     }
 }
 
+fn on_wgpu(language: ShaderLanguage) {
+    let (device, name) = support::wgpu(language);
+    every_kernel(&Kernels::of(&device), &name);
+}
+
 #[test]
 fn wgpu_spirv() {
-    every_kernel(ShaderLanguage::SpirV);
+    on_wgpu(ShaderLanguage::SpirV);
 }
 
 #[test]
 fn wgpu_wgsl() {
-    every_kernel(ShaderLanguage::Wgsl);
+    on_wgpu(ShaderLanguage::Wgsl);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda() {
+    let (device, name) =
+        metal_candle::backend::cuda::open(0).unwrap_or_else(|error| panic!("{error}"));
+    every_kernel(&Kernels::of_cuda(&device), &format!("{name} by CUDA"));
 }

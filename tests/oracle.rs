@@ -35,6 +35,12 @@ fn wgpu_wgsl() {
     run("wgpu-wgsl", &support::wgpu(ShaderLanguage::Wgsl).1);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda() {
+    run("cuda", "the first CUDA device");
+}
+
 #[test]
 fn autodiff_cpu() {
     run("autodiff-cpu", "this machine's CPU");

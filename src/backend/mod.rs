@@ -18,13 +18,17 @@
 //! |---|---|
 //! | [`Cpu`] | burn-flex with this crate's SIMD kernels |
 //! | [`Candle`] | candle on the CPU: the second oracle |
-//! | [`Wgpu`] | burn's cube backend over wgpu; each device takes SPIR-V or WGSL ([`wgpu::ShaderLanguage`]) |
+//! | [`Wgpu`] | burn's cube backend ([`Cube`]) over wgpu; each device takes SPIR-V or WGSL ([`wgpu::ShaderLanguage`]) |
+//! | `Cuda` | the same over CUDA, with the feature `cuda` |
 //! | [`Autodiff<B>`](Autodiff) | any of them with gradients |
 
 mod attention;
 mod autodiff;
 mod candle;
 pub mod cpu;
+pub mod cube;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod kv_cache;
 mod ops;
 mod packed;
@@ -35,7 +39,11 @@ pub use autodiff::AutodiffKvCache;
 pub use burn_autodiff::Autodiff;
 pub use candle::Candle;
 pub use cpu::Cpu;
+pub use cube::Cube;
+#[cfg(feature = "cuda")]
+pub use cuda::Cuda;
 pub use kv_cache::{CacheError, KvCache, KvCacheShape, TensorKvCache};
+pub(crate) use ops::add_bias;
 pub use ops::{RopeOrder, RotaryStep};
 pub(crate) use packed::tensor_data;
 pub use packed::{HostPacked, PackError, PackedStorage};

@@ -66,7 +66,7 @@ pub(super) fn linear<B: Backend>(
 }
 
 /// The bias in the type of the product.
-pub(super) fn add_bias<B: Backend>(out: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
+pub(crate) fn add_bias<B: Backend>(out: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
     match bias {
         Some(bias) => {
             let bias = bias.cast(out.dtype());

@@ -4,6 +4,8 @@
 use std::{collections::BTreeMap, io::IsTerminal};
 
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(feature = "cuda")]
+use metal_candle::backend::cuda::{self, CudaError};
 use metal_candle::{
     backend::wgpu::{ShaderLanguage, WgpuAdapter, adapters},
     dispatch::{Kernels, check::Report},
@@ -52,6 +54,13 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
             }
         }
     }
+    #[cfg(feature = "cuda")]
+    for examined in cuda_devices(args)? {
+        if text {
+            print(&examined);
+        }
+        devices.push(examined);
+    }
     if !text {
         println!("{}", json!({"version": env!("CARGO_PKG_VERSION"), "devices": devices}));
     }
@@ -74,7 +83,29 @@ fn examine(
             return Ok(Examined { device, facts, report, error: Some(error.to_string()) });
         }
     };
-    let kernels = Kernels::of(&opened);
+    check(device, &Kernels::of(&opened), args)
+}
+
+/// Every CUDA device; where there is none, why.
+#[cfg(feature = "cuda")]
+fn cuda_devices(args: &DoctorArgs) -> Result<Vec<Examined>, Failure> {
+    let mut all = Vec::new();
+    loop {
+        match cuda::open(all.len()) {
+            Ok((device, name)) => {
+                all.push(check(format!("{name} by CUDA"), &Kernels::of_cuda(&device), args)?);
+            }
+            Err(CudaError::NotFound { .. }) if !all.is_empty() => return Ok(all),
+            Err(error) => {
+                let (facts, report) = (BTreeMap::new(), Report::default());
+                let (device, error) = ("CUDA".into(), Some(error.to_string()));
+                return Ok(vec![Examined { device, facts, report, error }]);
+            }
+        }
+    }
+}
+
+fn check(device: String, kernels: &Kernels, args: &DoctorArgs) -> Result<Examined, Failure> {
     let asked = |kernel: &Kernel| args.family.as_deref().is_none_or(|f| f == kernel.family());
     let all: Vec<Kernel> = table().into_iter().filter(asked).collect();
     let bar = if std::io::stderr().is_terminal() {
@@ -83,7 +114,7 @@ fn examine(
         ProgressBar::hidden()
     };
     bar.set_style(ProgressStyle::with_template("checking {bar:40} {pos}/{len} {msg}")?);
-    let report = Report::of(&kernels, &all, |kernel| {
+    let report = Report::of(kernels, &all, |kernel| {
         bar.set_message(kernel.name());
         bar.inc(1);
     });

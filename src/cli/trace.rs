@@ -24,14 +24,11 @@ pub struct Step {
 
 impl Step {
     pub fn new(recorder: Recorder, device: &Device) -> Result<Self, Failure> {
-        match device {
-            Device::Wgpu { device, .. } => Ok(Self { recorder, kernels: Kernels::of(device) }),
-            other => {
-                let other = other.describe();
-                Err(format!("--trace-kernels: {other} launches no kernels; use a wgpu device")
-                    .into())
-            }
-        }
+        let Some(kernels) = device.kernels() else {
+            let device = device.describe();
+            return Err(format!("--trace-kernels: {device} launches no kernels; use a GPU").into());
+        };
+        Ok(Self { recorder, kernels })
     }
 
     /// Runs a prompt and two steps of its own, and prints what the second launches, in order, with

@@ -6,7 +6,7 @@ use metal_candle::{
     Device,
     device::DeviceError,
     dispatch::{
-        Choices, Kernels, choose,
+        Choices, choose,
         tune::{self, Timing, Tuner, attention_class, matvec_class},
     },
     models::DecoderConfig,
@@ -25,15 +25,14 @@ const REPEATS: usize = 50;
 
 pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     let (device, why) = Device::open(args.device)?;
-    let Device::Wgpu { device: wgpu, .. } = &device else {
+    let Some(kernels) = device.kernels() else {
         return Err(DeviceError::Unavailable {
             device: "tune",
-            reason: "kernels run on a GPU: name one with --device vulkan, metal or wgpu",
+            reason: "kernels run on a GPU: name one with --device vulkan, metal, cuda or wgpu",
         }
         .into());
     };
     eprintln!("tuning {} ({why})", device.describe());
-    let kernels = Kernels::of(wgpu);
     let tuner = Tuner::new(&kernels, args.repeats.unwrap_or(REPEATS));
     let ceiling = tuner.copy_bandwidth(args.copy_bytes)?;
     let text = args.format == OutputFormat::Text;

@@ -6,18 +6,25 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "cuda")]
+use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cubecl::{
     CubeCount, Runtime,
-    client::ComputeClient,
     features::Plane,
-    ir::{ElemType, FloatKind},
+    ir::{DeviceProperties, ElemType, FloatKind},
     server::{Handle, KernelArguments, MetadataBindingInfo},
     wgpu::{WgpuDevice, WgpuRuntime},
 };
 use metal_candle_kernels::{Kernel, Needs};
 use thiserror::Error;
 
-use super::{Choices, Entry, find, task::Task, trace::JIT};
+use super::{
+    Choices, Entry,
+    client::{Client, with_client},
+    find,
+    task::Task,
+    trace::JIT,
+};
 
 /// Uploaded parameters that are kept; a decode step adds a few.
 const KEPT_PARAMS: usize = 4096;
@@ -49,7 +56,7 @@ pub enum LaunchError {
 
 /// The kernels on one device.
 pub struct Kernels {
-    client: ComputeClient<WgpuRuntime>,
+    client: Client,
     plane: Option<u32>,
     f16: bool,
     max_threads: u32,
@@ -72,33 +79,68 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn properties(client: &Client) -> &DeviceProperties {
+    with_client!(client, client => client.properties())
+}
+
+/// A device of any runtime.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Wgpu(WgpuDevice),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaDevice),
+}
+
+impl Place {
+    fn client(&self) -> Client {
+        match self {
+            Self::Wgpu(device) => Client::Wgpu(WgpuRuntime::client(device)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Client::Cuda(CudaRuntime::client(device)),
+        }
+    }
+}
+
 impl Kernels {
-    /// Those of an open device.
+    /// Those of an open wgpu device.
     pub fn of(device: &WgpuDevice) -> Arc<Self> {
-        static ALL: Mutex<Option<HashMap<WgpuDevice, Arc<Kernels>>>> = Mutex::new(None);
+        Self::at(Place::Wgpu(device.clone()))
+    }
+
+    /// Those of a CUDA device, which must exist.
+    #[cfg(feature = "cuda")]
+    pub fn of_cuda(device: &CudaDevice) -> Arc<Self> {
+        Self::at(Place::Cuda(device.clone()))
+    }
+
+    fn at(place: Place) -> Arc<Self> {
+        static ALL: Mutex<Option<HashMap<Place, Arc<Kernels>>>> = Mutex::new(None);
         let mut all = lock(&ALL);
         let all = all.get_or_insert_default();
-        if let Some(kernels) = all.get(device) {
+        if let Some(kernels) = all.get(&place) {
             return kernels.clone();
         }
-        let client = WgpuRuntime::client(device);
-        let properties = client.properties();
+        let kernels = Arc::new(Self::new(place.client()));
+        all.insert(place, kernels.clone());
+        kernels
+    }
+
+    fn new(client: Client) -> Self {
+        let properties = properties(&client);
         let hardware = &properties.hardware;
         let has_planes = properties.features.plane.contains(Plane::Ops);
-        let kernels = Arc::new(Self {
+        Self {
             plane: (has_planes && hardware.plane_size_min == hardware.plane_size_max)
                 .then_some(hardware.plane_size_min),
             f16: properties.supports_type(ElemType::Float(FloatKind::F16)),
             max_threads: hardware.max_units_per_cube,
             max_shared: hardware.max_shared_memory_size,
-            client,
             expand: std::env::var_os(JIT_VARIABLE).is_some_and(|value| value == "1"),
             params: Mutex::default(),
             choices: Mutex::default(),
             resolved: Mutex::default(),
-        });
-        all.insert(device.clone(), kernels.clone());
-        kernels
+            client,
+        }
     }
 
     /// The number of threads that run in step, where it is fixed and they can exchange values.
@@ -108,7 +150,7 @@ impl Kernels {
 
     /// What is known of the device, by name.
     pub fn facts(&self) -> BTreeMap<&'static str, String> {
-        let properties = self.client.properties();
+        let properties = properties(&self.client);
         let (hardware, memory) = (&properties.hardware, &properties.memory);
         let (min, max) = (hardware.plane_size_min, hardware.plane_size_max);
         let exchange = if self.plane.is_some() { "used" } else { "not used" };
@@ -134,17 +176,17 @@ impl Kernels {
 
     /// Memory that CubeCL holds on the device, in bytes.
     pub fn memory_bytes(&self) -> Option<u64> {
-        Some(self.client.memory_usage().ok()?.bytes_reserved)
+        with_client!(&self.client, client => Some(client.memory_usage().ok()?.bytes_reserved))
     }
 
     /// Memory for `bytes` bytes, not initialised.
     pub fn empty(&self, bytes: usize) -> Handle {
-        self.client.empty(bytes)
+        with_client!(&self.client, client => client.empty(bytes))
     }
 
     /// Uploads bytes.
     pub fn upload(&self, bytes: &[u8]) -> Handle {
-        self.client.create_from_slice(bytes)
+        with_client!(&self.client, client => client.create_from_slice(bytes))
     }
 
     /// Reads a buffer back.
@@ -152,7 +194,8 @@ impl Kernels {
     /// # Errors
     /// The device's words.
     pub fn download(&self, handle: Handle) -> Result<Vec<u8>, String> {
-        let bytes = self.client.read_one(handle).map_err(|error| error.to_string())?;
+        let bytes = with_client!(&self.client, client => client.read_one(handle))
+            .map_err(|error| error.to_string())?;
         Ok(bytes.to_vec())
     }
 
@@ -167,7 +210,7 @@ impl Kernels {
         if params.len() >= KEPT_PARAMS {
             params.clear();
         }
-        let handle = self.client.create_from_slice(bytemuck::cast_slice(&words));
+        let handle = self.upload(bytemuck::cast_slice(&words));
         params.insert(words, handle.clone());
         handle
     }
@@ -226,19 +269,23 @@ impl Kernels {
             CubeCount::Static(MAX_CUBES, cubes.div_ceil(MAX_CUBES), 1)
         };
         // SAFETY: every index is checked against the parameters, and the caller vouches for those.
-        unsafe { self.client.launch_unchecked(Box::new(task), count, arguments) };
+        with_client!(&self.client, client => unsafe {
+            client.launch_unchecked(Box::new(task), count, arguments);
+        });
         if is_new { self.check(kernel, task) } else { Ok(()) }
     }
 
     /// The time that the device spends on what `work` launches.
     pub(super) fn profile(&self, work: impl FnOnce() + Send) -> Result<Duration, String> {
-        let ((), time) = self.client.profile(work, "tune").map_err(|error| format!("{error:?}"))?;
+        let ((), time) = with_client!(&self.client, client => client.profile(work, "tune"))
+            .map_err(|error| format!("{error:?}"))?;
         Ok(cubecl::future::block_on(time.resolve()).duration())
     }
 
     /// Waits for everything that was launched.
     pub fn sync(&self) {
-        if let Err(error) = cubecl::future::block_on(self.client.sync()) {
+        let waited = with_client!(&self.client, client => cubecl::future::block_on(client.sync()));
+        if let Err(error) = waited {
             tracing::warn!(%error, "waiting for the device");
         }
     }
@@ -250,7 +297,8 @@ impl Kernels {
 
     /// Whether a kernel's first launch went well: CubeCL keeps errors to itself until it is asked.
     fn check(&self, kernel: Kernel, task: Task) -> Result<(), LaunchError> {
-        let outcome = self.client.flush().map(|()| task).map_err(|error| {
+        let flushed = with_client!(&self.client, client => client.flush());
+        let outcome = flushed.map(|()| task).map_err(|error| {
             let refusal = LaunchError::Driver { kernel: kernel.name(), reason: error.to_string() };
             tracing::warn!(%refusal, "using other operations instead");
             refusal

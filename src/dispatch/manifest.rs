@@ -54,6 +54,8 @@ static WGSL: &[u8] = texts!("wgsl");
 static MSL: &[u8] = texts!("msl");
 #[cfg(not(target_os = "macos"))]
 static SPIRV: &[u8] = texts!("spirv");
+#[cfg(feature = "cuda")]
+static CUDA: &[u8] = texts!("cuda");
 
 /// The pregenerated kernel of that name.
 pub fn find(name: &str) -> Option<&'static Entry> {
@@ -70,6 +72,9 @@ impl Entry {
             Language::Msl => MSL,
             #[cfg(not(target_os = "macos"))]
             Language::SpirV => SPIRV,
+            #[cfg(feature = "cuda")]
+            Language::Cuda => CUDA,
+            #[allow(unreachable_patterns)] // where a build has all of them
             _ => return None,
         };
         let (from, len) = self.places[language as usize];

@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod choose;
+mod client;
 mod device;
 mod manifest;
 mod task;

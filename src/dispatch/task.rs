@@ -50,17 +50,70 @@ impl CubeTask<AutoCompiler> for Task {
         {
             return Ok(compiled);
         }
-        let definition = self.kernel.define();
-        let cube_dim = definition.cube_dim;
-        let repr = Compiler::compile(compiler, definition, options, mode, address)?;
-        Ok(CompiledKernel {
-            entrypoint_name: self.kernel.name(),
-            debug_name: None,
-            source: repr.to_string(),
-            repr: Some(repr),
-            cube_dim,
-            debug_info: None,
-        })
+        expand(self.kernel, compiler, options, mode, address)
+    }
+}
+
+#[cfg(feature = "cuda")]
+type CudaCompiler = cubecl_cpp::shared::CppCompiler<
+    cubecl_cpp::cuda::CudaDialect<cubecl_cpp::cuda::mma::CudaWmmaCompiler>,
+>;
+
+#[cfg(feature = "cuda")]
+impl CubeTask<CudaCompiler> for Task {
+    fn compile(
+        &self,
+        compiler: &mut CudaCompiler,
+        options: &<CudaCompiler as Compiler>::CompilationOptions,
+        mode: ExecutionMode,
+        address: StorageType,
+    ) -> Result<CompiledKernel<CudaCompiler>, CompilationError> {
+        let source = self.entry.and_then(|entry| {
+            let text = String::from_utf8(entry.text(Language::Cuda)?).ok()?;
+            Some(compiled(entry, text, Some(as_cpp(entry))))
+        });
+        match source {
+            Some(compiled) => Ok(compiled),
+            None => expand(self.kernel, compiler, options, mode, address),
+        }
+    }
+}
+
+/// Expands a kernel with a server's own compiler.
+fn expand<C: Compiler>(
+    kernel: Kernel,
+    compiler: &mut C,
+    options: &C::CompilationOptions,
+    mode: ExecutionMode,
+    address: StorageType,
+) -> Result<CompiledKernel<C>, CompilationError> {
+    let definition = kernel.define();
+    let cube_dim = definition.cube_dim;
+    let repr = compiler.compile(definition, options, mode, address)?;
+    Ok(CompiledKernel {
+        entrypoint_name: kernel.name(),
+        debug_name: None,
+        source: repr.to_string(),
+        repr: Some(repr),
+        cube_dim,
+        debug_info: None,
+    })
+}
+
+/// A pregenerated text as a server takes it.
+fn compiled<C: Compiler>(
+    entry: &'static Entry,
+    source: String,
+    repr: Option<C::Representation>,
+) -> CompiledKernel<C> {
+    let [x, y, z] = entry.cube_dim;
+    CompiledKernel {
+        entrypoint_name: entry.name.into(),
+        debug_name: Some(entry.name),
+        source,
+        repr,
+        cube_dim: CubeDim::new_3d(x, y, z),
+        debug_info: None,
     }
 }
 
@@ -83,20 +136,15 @@ fn pregenerated(
         #[cfg(target_os = "macos")]
         AutoCompiler::Msl(_) => {
             let _ = options;
-            (String::from_utf8(entry.text(Language::Msl)?).ok()?, Some(msl(entry)))
+            (
+                String::from_utf8(entry.text(Language::Msl)?).ok()?,
+                Some(AutoRepresentation::Msl(as_cpp(entry))),
+            )
         }
         #[allow(unreachable_patterns)] // on hosts with one language of their own
         _ => return None,
     };
-    let [x, y, z] = entry.cube_dim;
-    Some(CompiledKernel {
-        entrypoint_name: entry.name.into(),
-        debug_name: Some(entry.name),
-        source,
-        repr,
-        cube_dim: CubeDim::new_3d(x, y, z),
-        debug_info: None,
-    })
+    Some(compiled(entry, source, repr))
 }
 
 fn visibility(writes: bool) -> Visibility {
@@ -116,10 +164,10 @@ fn spirv(entry: &Entry) -> Option<AutoRepresentation> {
     }))
 }
 
-/// The server reads the buffers' visibility, the cube's extent and its shared memory; Metal gets
-/// the text.
-#[cfg(target_os = "macos")]
-fn msl(entry: &Entry) -> AutoRepresentation {
+/// For the servers that take text: they read the buffers' visibility, the cube's extent and its
+/// shared memory.
+#[cfg(any(target_os = "macos", feature = "cuda"))]
+fn as_cpp<D: cubecl_cpp::Dialect>(entry: &Entry) -> cubecl_cpp::shared::ComputeKernel<D> {
     use cubecl_cpp::shared::{Body, ComputeKernel, Elem, Flags, Item, KernelArg, SharedMemory};
     let [x, y, z] = entry.cube_dim;
     let word = Item::scalar(Elem::U32, true);
@@ -127,7 +175,7 @@ fn msl(entry: &Entry) -> AutoRepresentation {
         0 => vec![],
         bytes => vec![SharedMemory::new_array(0, word, bytes / 4, 4)],
     };
-    AutoRepresentation::Msl(ComputeKernel {
+    ComputeKernel {
         tensor_maps: vec![],
         buffers: entry
             .writes
@@ -160,5 +208,5 @@ fn msl(entry: &Entry) -> AutoRepresentation {
         flags: Flags::default(),
         items: Default::default(),
         kernel_name: entry.name.into(),
-    })
+    }
 }

@@ -8,7 +8,7 @@ use burn::{
     tensor::{DType, Tensor, backend::AutodiffBackend},
 };
 
-use crate::backend::{Backend, PackError, PackedStorage};
+use crate::backend::{Backend, PackError, PackedStorage, add_bias};
 
 /// `[out, in]`.
 #[derive(Module, Debug)]
@@ -31,16 +31,7 @@ impl<B: Backend> Matrix<B> {
     ) -> Result<Tensor<B, 2>, PackError> {
         match self {
             Self::Dense(weight) => Ok(B::dense_linear(x, weight.val(), bias)),
-            Self::Packed(weight) => {
-                let out = B::packed_linear(x, &weight.0)?;
-                Ok(match bias {
-                    Some(bias) => {
-                        let bias = bias.cast(out.dtype());
-                        out + bias.unsqueeze()
-                    }
-                    None => out,
-                })
-            }
+            Self::Packed(weight) => Ok(add_bias(B::packed_linear(x, &weight.0)?, bias)),
         }
     }
 

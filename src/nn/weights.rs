@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{Matrix, PackedWeight};
 use crate::{
     backend::{Backend, HostPacked, PackError},
-    formats::{Checkpoint, FormatError},
+    formats::{Checkpoint, FormatError, RawTensor},
     quant::{self, QuantError},
 };
 
@@ -131,7 +131,7 @@ impl<'a, B: Backend> Weights<'a, B> {
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<B>, LoadError> {
         let raw = self.checkpoint.tensor_of_shape(&self.name(name), &shape)?;
         if self.dequantize || !B::keeps_packed(raw.encoding, shape, self.device) {
-            return Ok(Matrix::Dense(self.param(name, shape)?));
+            return Ok(Matrix::Dense(self.dense(raw, shape)?));
         }
         let packed = HostPacked::new(raw.bytes.clone(), shape, raw.encoding).map_err(|source| {
             let file = self.checkpoint.path().to_path_buf();
@@ -153,7 +153,14 @@ impl<'a, B: Backend> Weights<'a, B> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Param<Tensor<B, D>>, LoadError> {
-        let raw = self.checkpoint.tensor_of_shape(&self.name(name), &shape)?;
+        self.dense(self.checkpoint.tensor_of_shape(&self.name(name), &shape)?, shape)
+    }
+
+    fn dense<const D: usize>(
+        &self,
+        raw: RawTensor,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<B, D>>, LoadError> {
         let dtype = if D == 1 { DType::F32 } else { self.dtype };
         let bytes = shape.iter().product::<usize>() as u64 * dtype.size() as u64;
         let limit = B::max_tensor_bytes(self.device);

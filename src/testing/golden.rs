@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Cpu, wgpu::AdapterError},
-    device::DeviceJob,
+    device::{DeviceError, DeviceJob},
     formats::FormatError,
 };
 
@@ -76,7 +76,7 @@ pub enum GoldenError {
     },
     /// The backend has no device here.
     #[error("{0}\n{INSTALL_A_DRIVER}\n(or set {SKIP_ABSENT}=1 to test without)")]
-    Adapter(#[from] AdapterError),
+    Device(#[from] DeviceError),
     /// The numbers are others.
     #[error("{backend} differs from {}: {mismatch}", path.display())]
     Mismatch {
@@ -241,7 +241,9 @@ pub fn run_golden_test(
     let path = Path::new(test.root).join(file);
     match Golden::new(path, tolerances).command(command).check(target, prototype) {
         Ok(()) => {}
-        Err(GoldenError::Adapter(error @ AdapterError::NotFound { .. })) if is_set(SKIP_ABSENT) => {
+        Err(GoldenError::Device(error @ DeviceError::Adapter(AdapterError::NotFound { .. })))
+            if is_set(SKIP_ABSENT) =>
+        {
             say(format_args!("{filter}: {target} is left out: {error}"));
         }
         Err(error) => panic!("{error}"),

@@ -4,12 +4,14 @@ use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{self, Cuda};
 use crate::{
     backend::{
         Autodiff, Candle, Cpu, Wgpu,
         wgpu::{AdapterError, ShaderLanguage, WgpuAdapter, WgpuDevice},
     },
-    device::DeviceJob,
+    device::{DeviceError, DeviceJob},
 };
 
 /// What to do on a machine without an adapter.
@@ -33,6 +35,9 @@ pub enum Target {
     WgpuWgsl,
     /// [`Wgpu`], kernels compiled to MSL.
     WgpuMsl,
+    /// CUDA.
+    #[cfg(feature = "cuda")]
+    Cuda,
     /// [`Cpu`] with gradients.
     AutodiffCpu,
     /// [`Candle`] with gradients.
@@ -43,19 +48,21 @@ pub enum Target {
 
 /// No backend has this name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("unknown backend {name:?}: expected one of {}", Target::ALL.map(Target::name).join(", "))]
+#[error("unknown backend {name:?}: expected one of {}", Target::names())]
 pub struct UnknownTarget {
     /// The name.
     pub name: String,
 }
 
 impl Target {
-    const ALL: [Self; 8] = [
+    const ALL: &[Self] = &[
         Self::Cpu,
         Self::Candle,
         Self::WgpuSpirv,
         Self::WgpuWgsl,
         Self::WgpuMsl,
+        #[cfg(feature = "cuda")]
+        Self::Cuda,
         Self::AutodiffCpu,
         Self::AutodiffCandle,
         Self::AutodiffWgpu,
@@ -69,6 +76,10 @@ impl Target {
         Self::WgpuWgsl,
     ];
 
+    fn names() -> String {
+        Self::ALL.iter().map(|target| target.name()).collect::<Vec<_>>().join(", ")
+    }
+
     /// The name in messages and on command lines.
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,6 +88,8 @@ impl Target {
             Self::WgpuSpirv => "wgpu-spirv",
             Self::WgpuWgsl => "wgpu-wgsl",
             Self::WgpuMsl => "wgpu-msl",
+            #[cfg(feature = "cuda")]
+            Self::Cuda => "cuda",
             Self::AutodiffCpu => "autodiff-cpu",
             Self::AutodiffCandle => "autodiff-candle",
             Self::AutodiffWgpu => "autodiff-wgpu",
@@ -87,8 +100,8 @@ impl Target {
     /// language. Choices that `tune` saved are left aside, so that a test does not depend on them.
     ///
     /// # Errors
-    /// [`AdapterError`] when the machine has no adapter for it, or the driver refuses.
-    pub fn run<J: DeviceJob>(self, job: J) -> Result<J::Output, AdapterError> {
+    /// [`DeviceError`] when the machine has no adapter for it, or the driver refuses.
+    pub fn run<J: DeviceJob>(self, job: J) -> Result<J::Output, DeviceError> {
         let wgpu = |language| open_wgpu(language).map(|(device, _)| device);
         Ok(match self {
             Self::Cpu => job.run::<Cpu>(&Default::default()),
@@ -96,6 +109,8 @@ impl Target {
             Self::WgpuSpirv => job.run::<Wgpu>(&wgpu(ShaderLanguage::SpirV)?),
             Self::WgpuWgsl => job.run::<Wgpu>(&wgpu(ShaderLanguage::Wgsl)?),
             Self::WgpuMsl => job.run::<Wgpu>(&wgpu(ShaderLanguage::Msl)?),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => job.run::<Cuda>(&cuda::open(0)?.0),
             Self::AutodiffCpu => job.run::<Autodiff<Cpu>>(&Default::default()),
             Self::AutodiffCandle => job.run::<Autodiff<Candle>>(&Default::default()),
             Self::AutodiffWgpu => job.run::<Autodiff<Wgpu>>(&wgpu(NATIVE)?),
@@ -113,7 +128,7 @@ impl FromStr for Target {
     type Err = UnknownTarget;
 
     fn from_str(name: &str) -> Result<Self, UnknownTarget> {
-        let found = Self::ALL.into_iter().find(|target| target.name() == name);
+        let found = Self::ALL.iter().copied().find(|target| target.name() == name);
         found.ok_or_else(|| UnknownTarget { name: name.to_owned() })
     }
 }
@@ -134,7 +149,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for target in Target::ALL {
+        for &target in Target::ALL {
             assert_eq!(target.to_string().parse(), Ok(target));
         }
         assert_eq!(format!("{:>6}", Target::Cpu), "   cpu", "a column of names lines up");

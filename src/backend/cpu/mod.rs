@@ -139,8 +139,7 @@ impl Backend for Cpu {
     }
 
     fn keeps_packed(encoding: Encoding, [_, columns]: [usize; 2], _device: &FlexDevice) -> bool {
-        let block = encoding.block_len();
-        block > 1 && columns.is_multiple_of(block)
+        encoding.is_packed() && columns.is_multiple_of(encoding.block_len())
     }
 
     fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {

@@ -4,8 +4,8 @@ use burn::tensor::{DType, Tensor};
 use cubecl::server::Handle;
 use metal_candle_kernels::{Format, Kernel, matvec, norm, swiglu};
 
-use super::{Wgpu, cube};
-use crate::dispatch::{Kernels, choose};
+use super::{Cube, Gpu, tensors};
+use crate::dispatch::choose;
 
 /// Rows of `x` up to which a product is made by the matrix-vector kernels.
 pub(super) const FEW_ROWS: usize = 64;
@@ -17,7 +17,7 @@ pub(super) fn by_reference(operation: &'static str, why: &'static str) {
     tracing::debug!(operation, why, "no kernel takes it: using burn's operations");
 }
 
-fn is_f32<const D: usize>(tensor: &Tensor<Wgpu, D>) -> bool {
+fn is_f32<R: Gpu, const D: usize>(tensor: &Tensor<Cube<R>, D>) -> bool {
     tensor.dtype() == DType::F32
 }
 
@@ -40,25 +40,25 @@ pub(super) struct Matrix<'a> {
 }
 
 /// `x · wᵀ + bias` for a few rows of f32 and a plain matrix.
-pub(super) fn few_dense_rows(
-    x: &Tensor<Wgpu, 2>,
-    weight: &Tensor<Wgpu, 2>,
-    bias: Option<&Tensor<Wgpu, 1>>,
-) -> Option<Tensor<Wgpu, 2>> {
+pub(super) fn few_dense_rows<R: Gpu>(
+    x: &Tensor<Cube<R>, 2>,
+    weight: &Tensor<Cube<R>, 2>,
+    bias: Option<&Tensor<Cube<R>, 1>>,
+) -> Option<Tensor<Cube<R>, 2>> {
     let (format, [rows, columns]) = (plain_format(weight.dtype())?, weight.dims());
     if x.dims()[1] != columns {
         return None;
     }
-    let weight = cube::contiguous(weight.clone());
+    let weight = tensors::contiguous(weight.clone());
     few_rows(x, &Matrix { format, handle: &weight.handle, rows, columns }, bias)
 }
 
 /// `x · wᵀ + bias` for a few rows of f32.
-pub(super) fn few_rows(
-    x: &Tensor<Wgpu, 2>,
+pub(super) fn few_rows<R: Gpu>(
+    x: &Tensor<Cube<R>, 2>,
     matrix: &Matrix<'_>,
-    bias: Option<&Tensor<Wgpu, 1>>,
-) -> Option<Tensor<Wgpu, 2>> {
+    bias: Option<&Tensor<Cube<R>, 1>>,
+) -> Option<Tensor<Cube<R>, 2>> {
     let &Matrix { format, handle, rows, columns } = matrix;
     let [batch, _] = x.dims();
     if !is_f32(x)
@@ -71,12 +71,12 @@ pub(super) fn few_rows(
         return None;
     }
     let device = x.device();
-    let kernels = Kernels::of(&device);
-    let x = cube::contiguous(x.clone());
+    let kernels = R::kernels(&device);
+    let x = tensors::contiguous(x.clone());
     let has_bias = bias.is_some();
-    let bias = bias.map(|bias| cube::contiguous(bias.clone()));
+    let bias = bias.map(|bias| tensors::contiguous(bias.clone()));
     let bias = bias.as_ref().map_or(&x.handle, |bias| &bias.handle);
-    let out = cube::empty(&kernels, batch * rows);
+    let out = tensors::empty(&kernels, batch * rows);
     for first in (0..batch).step_by(ROWS_AT_ONCE) {
         let params = matvec::Params {
             rows: rows as u32,
@@ -98,29 +98,29 @@ pub(super) fn few_rows(
         }
         .ok()?;
     }
-    Some(cube::floats(&device, [batch, rows], out))
+    Some(tensors::floats(&device, [batch, rows], out))
 }
 
 /// The norm of `x` (plus a residual), and that sum.
-pub(super) fn rms_norm(
-    x: &Tensor<Wgpu, 2>,
-    residual: Option<&Tensor<Wgpu, 2>>,
-    weight: &Tensor<Wgpu, 1>,
+pub(super) fn rms_norm<R: Gpu>(
+    x: &Tensor<Cube<R>, 2>,
+    residual: Option<&Tensor<Cube<R>, 2>>,
+    weight: &Tensor<Cube<R>, 1>,
     epsilon: f64,
-) -> Option<[Tensor<Wgpu, 2>; 2]> {
+) -> Option<[Tensor<Cube<R>, 2>; 2]> {
     let [rows, columns] = x.dims();
     if !is_f32(x) || !is_f32(weight) || residual.is_some_and(|r| !is_f32(r)) || rows * columns == 0
     {
         return None;
     }
     let device = x.device();
-    let kernels = Kernels::of(&device);
+    let kernels = R::kernels(&device);
     let kernel = choose::rms_norm(&kernels, residual.is_some());
     let params =
         norm::Params { rows: rows as u32, columns: columns as u32, epsilon: epsilon as f32 };
-    let weight = cube::contiguous(weight.clone());
-    let out = cube::empty(&kernels, rows * columns);
-    let x_in = cube::contiguous(x.clone());
+    let weight = tensors::contiguous(weight.clone());
+    let out = tensors::empty(&kernels, rows * columns);
+    let x_in = tensors::contiguous(x.clone());
     let launch = |inputs: &[_], outputs: &[_]| {
         // SAFETY: the sizes are those of the tensors, which are contiguous.
         unsafe {
@@ -128,28 +128,31 @@ pub(super) fn rms_norm(
         }
     };
     let sum = if let Some(residual) = residual {
-        let residual = cube::contiguous(residual.clone());
-        let sum = cube::empty(&kernels, rows * columns);
+        let residual = tensors::contiguous(residual.clone());
+        let sum = tensors::empty(&kernels, rows * columns);
         launch(&[&x_in.handle, &residual.handle, &weight.handle], &[&sum, &out]).ok()?;
-        cube::floats(&device, [rows, columns], sum)
+        tensors::floats(&device, [rows, columns], sum)
     } else {
         launch(&[&x_in.handle, &weight.handle], &[&out]).ok()?;
         x.clone()
     };
-    Some([sum, cube::floats(&device, [rows, columns], out)])
+    Some([sum, tensors::floats(&device, [rows, columns], out)])
 }
 
 /// `silu(gate) · up`.
-pub(super) fn swiglu(gate: &Tensor<Wgpu, 2>, up: &Tensor<Wgpu, 2>) -> Option<Tensor<Wgpu, 2>> {
+pub(super) fn swiglu<R: Gpu>(
+    gate: &Tensor<Cube<R>, 2>,
+    up: &Tensor<Cube<R>, 2>,
+) -> Option<Tensor<Cube<R>, 2>> {
     let [rows, columns] = gate.dims();
     if !is_f32(gate) || !is_f32(up) || !columns.is_multiple_of(4) || rows * columns == 0 {
         return None;
     }
     let device = gate.device();
-    let kernels = Kernels::of(&device);
+    let kernels = R::kernels(&device);
     let params = swiglu::Params { rows: rows as u32, columns: columns as u32 };
-    let (gate, up) = (cube::contiguous(gate.clone()), cube::contiguous(up.clone()));
-    let out = cube::empty(&kernels, rows * columns);
+    let (gate, up) = (tensors::contiguous(gate.clone()), tensors::contiguous(up.clone()));
+    let out = tensors::empty(&kernels, rows * columns);
     // SAFETY: the sizes are those of the tensors, which are contiguous.
     unsafe {
         kernels.launch(
@@ -161,5 +164,5 @@ pub(super) fn swiglu(gate: &Tensor<Wgpu, 2>, up: &Tensor<Wgpu, 2>) -> Option<Ten
         )
     }
     .ok()?;
-    Some(cube::floats(&device, [rows, columns], out))
+    Some(tensors::floats(&device, [rows, columns], out))
 }

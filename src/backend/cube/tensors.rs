@@ -5,43 +5,41 @@ use std::sync::Arc;
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{
-    Runtime,
     server::Handle,
-    wgpu::WgpuRuntime,
     zspace::{Strides, metadata::Metadata},
 };
 
-use super::{Wgpu, WgpuDevice};
+use super::{Cube, Gpu};
 use crate::dispatch::Kernels;
 
 /// A tensor whose values lie one after the other.
-pub(super) fn contiguous<const D: usize>(tensor: Tensor<Wgpu, D>) -> CubeTensor<WgpuRuntime> {
+pub(super) fn contiguous<R: Gpu, const D: usize>(tensor: Tensor<Cube<R>, D>) -> CubeTensor<R> {
     into_contiguous(tensor.into_primitive().tensor())
 }
 
 /// A tensor over a buffer, row by row.
-pub(super) fn over(
-    device: &WgpuDevice,
+pub(super) fn over<R: Gpu>(
+    device: &R::Device,
     shape: &[usize],
     handle: Handle,
     dtype: DType,
-) -> CubeTensor<WgpuRuntime> {
-    let client = WgpuRuntime::client(device);
+) -> CubeTensor<R> {
+    let client = R::client(device);
     CubeTensor::new_contiguous(client, device.clone(), Shape::from(shape), handle, dtype)
 }
 
 /// The first `len` positions of a buffer of `[batch, heads, capacity, dim]`, where they lie.
-pub(super) fn positions(
-    device: &WgpuDevice,
+pub(super) fn positions<R: Gpu>(
+    device: &R::Device,
     [batch, heads, capacity, dim]: [usize; 4],
     len: usize,
     handle: Handle,
     dtype: DType,
-) -> Tensor<Wgpu, 4> {
+) -> Tensor<Cube<R>, 4> {
     let shape = Shape::from([batch, heads, len, dim]);
     let strides = Strides::new(&[heads * capacity * dim, capacity * dim, dim, 1]);
     let tensor = CubeTensor::new(
-        WgpuRuntime::client(device),
+        R::client(device),
         handle,
         Metadata::new(shape, strides),
         device.clone(),
@@ -51,11 +49,11 @@ pub(super) fn positions(
 }
 
 /// A tensor of f32 over a buffer.
-pub(super) fn floats<const D: usize>(
-    device: &WgpuDevice,
+pub(super) fn floats<R: Gpu, const D: usize>(
+    device: &R::Device,
     shape: [usize; D],
     handle: Handle,
-) -> Tensor<Wgpu, D> {
+) -> Tensor<Cube<R>, D> {
     Tensor::from_primitive(TensorPrimitive::Float(over(device, &shape, handle, DType::F32)))
 }
 

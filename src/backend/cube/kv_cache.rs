@@ -11,9 +11,9 @@ use metal_candle_kernels::{
 };
 
 use super::{
-    Wgpu, WgpuDevice,
+    Cube, Gpu,
     attention::{self, Context, Extent},
-    cube,
+    tensors,
 };
 use crate::{
     backend::{
@@ -29,10 +29,10 @@ const ATTENTION: &str = "head dimensions must be multiples of 8, or of 16 for mo
 
 /// Keys and values as `[batch, kv_heads, capacity, head_dim]`.
 #[derive(Clone, Debug)]
-pub struct WgpuKvCache {
+pub struct CubeKvCache<R: Gpu> {
     shape: KvCacheShape,
     dtype: DType,
-    device: WgpuDevice,
+    device: R::Device,
     kernels: Arc<Kernels>,
     /// Taken at the first position. A clone shares them until one of both writes.
     buffers: Option<Arc<[Handle; 2]>>,
@@ -40,7 +40,7 @@ pub struct WgpuKvCache {
     written: u64,
 }
 
-impl WgpuKvCache {
+impl<R: Gpu> CubeKvCache<R> {
     fn bytes(&self) -> usize {
         self.shape.bytes(self.shape.capacity, self.dtype) as usize / 2
     }
@@ -62,17 +62,12 @@ impl WgpuKvCache {
     }
 
     fn copy_of(&self, handle: &Handle) -> Handle {
-        cube::over(&self.device, &self.extent(), handle.clone(), self.dtype).copy().handle
+        tensors::over::<R>(&self.device, &self.extent(), handle.clone(), self.dtype).copy().handle
     }
 
     /// What attention is over when so many positions are held.
     fn at(&self, len: usize) -> Extent<'_> {
         Extent { kernels: &self.kernels, shape: self.shape, dtype: self.dtype, len }
-    }
-
-    /// What is held, as attention takes it.
-    fn context<'a>(&'a self, [keys, values]: &'a [Handle; 2]) -> Context<'a> {
-        Context { extent: self.at(self.len), keys, values }
     }
 
     /// Attention of `q: [batch, rows, heads, dim]` in f32 over all that is held; the output as `q`.
@@ -83,7 +78,8 @@ impl WgpuKvCache {
         heads: usize,
         options: &AttentionOptions,
     ) -> Option<Handle> {
-        self.context(self.buffers.as_ref()?).attend(q, rows, heads, options)
+        let [keys, values] = &**self.buffers.as_ref()?;
+        Context { extent: self.at(self.len), keys, values }.attend(q, rows, heads, options)
     }
 
     fn rope_params(
@@ -116,7 +112,7 @@ impl WgpuKvCache {
     ) -> Result<Handle, LaunchError> {
         let f16 = self.dtype == DType::F16;
         let target = self.writable();
-        let turned = cube::empty(&self.kernels, q_len.max(1));
+        let turned = tensors::empty(&self.kernels, q_len.max(1));
         let kernel = RopeAppend { adjacent: order == RopeOrder::AdjacentPairs, f16 };
         // SAFETY: the callers checked the shapes that the parameters state.
         unsafe {
@@ -136,9 +132,9 @@ impl WgpuKvCache {
     /// Rotation, cache and attention by kernels; `None` where they do not take it.
     pub(super) fn rotary_attention(
         &mut self,
-        [q, k, v]: &[Tensor<Wgpu, 2>; 3],
-        step: &RotaryStep<Wgpu>,
-    ) -> Option<Result<Tensor<Wgpu, 2>, CacheError>> {
+        [q, k, v]: &[Tensor<Cube<R>, 2>; 3],
+        step: &RotaryStep<Cube<R>>,
+    ) -> Option<Result<Tensor<Cube<R>, 2>, CacheError>> {
         let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
         let [rows, width] = q.dims();
         let (len, heads) = (step.len, width / head_dim);
@@ -158,36 +154,36 @@ impl WgpuKvCache {
         }
         let per_sequence = step.cos.dims()[0] > 1;
         let params = self.rope_params(len, heads, self.len, per_sequence);
-        let [q, k, v] = [q, k, v].map(|t| cube::contiguous(t.clone()));
-        let [cos, sin] = [&step.cos, &step.sin].map(|t| cube::contiguous(t.clone()));
+        let [q, k, v] = [q, k, v].map(|t| tensors::contiguous(t.clone()));
+        let [cos, sin] = [&step.cos, &step.sin].map(|t| tensors::contiguous(t.clone()));
         let buffers = [&q.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
         let turned = self.rope_append(buffers, rows * width, params, step.order).ok()?;
         if let Some(out) = self.attend_rows(&turned, len, heads, &step.options) {
-            return Some(Ok(cube::floats(&self.device, [rows, width], out)));
+            return Some(Ok(tensors::floats(&self.device, [rows, width], out)));
         }
         super::ops::by_reference("attention", ATTENTION);
-        let turned = cube::floats(&self.device, [batch, len, heads, head_dim], turned);
+        let turned = tensors::floats(&self.device, [batch, len, heads, head_dim], turned);
         let out = self.attend_by_operations(turned.swap_dims(1, 2), &step.options);
         Some(Ok(out.swap_dims(1, 2).reshape([rows, width])))
     }
 
     fn attend_by_operations(
         &self,
-        q: Tensor<Wgpu, 4>,
+        q: Tensor<Cube<R>, 4>,
         options: &AttentionOptions,
-    ) -> Tensor<Wgpu, 4> {
+    ) -> Tensor<Cube<R>, 4> {
         let Some(buffers) = &self.buffers else { return q.zeros_like() };
         let [k, v] = [0, 1].map(|i| {
             let handle = buffers[i].clone();
-            cube::positions(&self.device, self.extent(), self.len, handle, self.dtype)
+            tensors::positions(&self.device, self.extent(), self.len, handle, self.dtype)
         });
-        Wgpu::scaled_dot_product_attention(q, k, v, options)
+        Cube::<R>::scaled_dot_product_attention(q, k, v, options)
     }
 }
 
-impl KvCache<Wgpu> for WgpuKvCache {
-    fn new(shape: KvCacheShape, dtype: DType, device: &WgpuDevice) -> Self {
-        let kernels = Kernels::of(device);
+impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
+    fn new(shape: KvCacheShape, dtype: DType, device: &R::Device) -> Self {
+        let kernels = R::kernels(device);
         Self { shape, dtype, device: device.clone(), kernels, buffers: None, len: 0, written: 0 }
     }
 
@@ -199,21 +195,23 @@ impl KvCache<Wgpu> for WgpuKvCache {
         self.len
     }
 
-    fn append(&mut self, k: Tensor<Wgpu, 4>, v: Tensor<Wgpu, 4>) -> Result<(), CacheError> {
+    fn append(&mut self, k: Tensor<Cube<R>, 4>, v: Tensor<Cube<R>, 4>) -> Result<(), CacheError> {
         let new = check_append(&self.shape, self.len, &k, &v)?;
         if new == 0 {
             return Ok(());
         }
         // The kernel that turns keys, turning by nothing, and without queries.
         let KvCacheShape { batch, kv_heads, head_dim, .. } = self.shape;
-        let flat = |t: Tensor<Wgpu, 4>| {
+        let flat = |t: Tensor<Cube<R>, 4>| {
             let flat = t.cast(DType::F32).swap_dims(1, 2);
-            cube::contiguous::<2>(flat.reshape([batch * new, kv_heads * head_dim]))
+            tensors::contiguous::<R, 2>(flat.reshape([batch * new, kv_heads * head_dim]))
         };
         let (k, v) = (flat(k), flat(v));
         let angles = [1, new, head_dim / 2];
-        let cos = cube::contiguous(Tensor::<Wgpu, 3>::ones(angles, (&self.device, DType::F32)));
-        let sin = cube::contiguous(Tensor::<Wgpu, 3>::zeros(angles, (&self.device, DType::F32)));
+        let cos =
+            tensors::contiguous(Tensor::<Cube<R>, 3>::ones(angles, (&self.device, DType::F32)));
+        let sin =
+            tensors::contiguous(Tensor::<Cube<R>, 3>::zeros(angles, (&self.device, DType::F32)));
         let params = self.rope_params(new, 0, self.len, false);
         let buffers = [&k.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
         self.rope_append(buffers, 0, params, RopeOrder::HalfSplit)
@@ -225,22 +223,22 @@ impl KvCache<Wgpu> for WgpuKvCache {
         self.len = self.len.min(len);
     }
 
-    fn attend(&self, q: Tensor<Wgpu, 4>, options: &AttentionOptions) -> Tensor<Wgpu, 4> {
+    fn attend(&self, q: Tensor<Cube<R>, 4>, options: &AttentionOptions) -> Tensor<Cube<R>, 4> {
         let [batch, heads, rows, dim] = q.dims();
         let dtype = q.dtype();
         if self.len == 0 {
             return q.zeros_like();
         }
-        let by_row = cube::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
+        let by_row = tensors::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
         if let Some(out) = self.attend_rows(&by_row.handle, rows, heads, options) {
-            let out = cube::floats(&self.device, [batch, rows, heads, dim], out);
+            let out = tensors::floats(&self.device, [batch, rows, heads, dim], out);
             return out.swap_dims(1, 2).cast(dtype);
         }
         super::ops::by_reference("attention", ATTENTION);
         self.attend_by_operations(q, options)
     }
 
-    fn prepare(&self, heads: usize, step: &RotaryStep<Wgpu>) {
+    fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
         let per_sequence = step.cos.dims()[0] > 1;
         let rope = self.rope_params(step.len, heads, self.len, per_sequence);
         self.kernels.params(rope.words());

@@ -12,7 +12,7 @@ use metal_candle_kernels::{
     matvec::MatVec,
 };
 
-use super::{Wgpu, WgpuDevice, cube, ops};
+use super::{Cube, Gpu, ops, tensors};
 use crate::{
     backend::{Backend, HostPacked, PackError, PackedStorage, packed},
     dispatch::Kernels,
@@ -24,18 +24,18 @@ const PART: usize = 1 << 21;
 
 /// A packed weight as this backend holds it.
 #[derive(Clone, Debug)]
-pub enum WgpuPacked {
+pub enum CubePacked<R: Gpu> {
     /// On the device.
-    Device(DeviceBlocks),
+    Device(DeviceBlocks<R>),
     /// On the host: a format that kernels do not read. Using it uploads it each time.
     Host(HostPacked),
 }
 
 /// Blocks in a buffer.
 #[derive(Clone)]
-pub struct DeviceBlocks {
+pub struct DeviceBlocks<R: Gpu> {
     kernels: Arc<Kernels>,
-    device: WgpuDevice,
+    device: R::Device,
     handle: Handle,
     bytes: usize,
     shape: [usize; 2],
@@ -43,7 +43,7 @@ pub struct DeviceBlocks {
     format: Format,
 }
 
-impl std::fmt::Debug for DeviceBlocks {
+impl<R: Gpu> std::fmt::Debug for DeviceBlocks<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [rows, columns] = self.shape;
         write!(f, "{} [{rows}, {columns}] on {:?}", self.encoding.name(), self.device)
@@ -61,7 +61,7 @@ pub(super) fn format_of(encoding: Encoding, columns: usize) -> Option<Format> {
     })
 }
 
-impl PackedStorage for WgpuPacked {
+impl<R: Gpu> PackedStorage for CubePacked<R> {
     fn shape(&self) -> [usize; 2] {
         match self {
             Self::Device(blocks) => blocks.shape,
@@ -84,15 +84,15 @@ impl PackedStorage for WgpuPacked {
     }
 }
 
-impl WgpuPacked {
-    pub(super) fn new(weight: HostPacked, device: &WgpuDevice) -> Self {
+impl<R: Gpu> CubePacked<R> {
+    pub(super) fn new(weight: HostPacked, device: &R::Device) -> Self {
         let (shape, encoding) = (weight.shape(), weight.encoding());
         let Some(format) = format_of(encoding, shape[1]).filter(|_| shape[0] > 0) else {
             return Self::Host(weight);
         };
-        let kernels = Kernels::of(device);
+        let kernels = R::kernels(device);
         // Weights stay for good: in the general pool they would be rounded up to its page sizes.
-        let handle = Wgpu::memory_persistent_allocations(device, weight.bytes(), |bytes| {
+        let handle = Cube::<R>::memory_persistent_allocations(device, weight.bytes(), |bytes| {
             // Kernels read whole words.
             if bytes.len().is_multiple_of(4) {
                 return kernels.upload(bytes);
@@ -106,7 +106,7 @@ impl WgpuPacked {
     }
 
     /// `x · wᵀ`; `None` where no kernel takes it.
-    pub(super) fn product(&self, x: &Tensor<Wgpu, 2>) -> Option<Tensor<Wgpu, 2>> {
+    pub(super) fn product(&self, x: &Tensor<Cube<R>, 2>) -> Option<Tensor<Cube<R>, 2>> {
         match self {
             Self::Device(blocks) if x.dims()[1] == blocks.shape[1] => blocks.product(x),
             _ => None,
@@ -114,7 +114,7 @@ impl WgpuPacked {
     }
 
     /// Rows of the weight, or all of them; `None` where no kernel takes it.
-    pub(super) fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Wgpu, 2>> {
+    pub(super) fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
         match self {
             Self::Device(blocks) => blocks.rows(ids, dtype),
             Self::Host(_) => None,
@@ -122,19 +122,19 @@ impl WgpuPacked {
     }
 }
 
-impl DeviceBlocks {
+impl<R: Gpu> DeviceBlocks<R> {
     fn to_host(&self) -> Result<HostPacked, PackError> {
         let bytes = self.kernels.download(self.handle.clone());
         let mut bytes = bytes.map_err(|reason| PackError::Unsupported {
             operation: "reading packed weights back",
-            backend: Wgpu::name(&self.device),
+            backend: Cube::<R>::name(&self.device),
             reason,
         })?;
         bytes.truncate(self.bytes);
         HostPacked::new(bytes, self.shape, self.encoding)
     }
 
-    fn product(&self, x: &Tensor<Wgpu, 2>) -> Option<Tensor<Wgpu, 2>> {
+    fn product(&self, x: &Tensor<Cube<R>, 2>) -> Option<Tensor<Cube<R>, 2>> {
         let [rows, columns] = self.shape;
         if x.dims()[0] <= ops::FEW_ROWS {
             let matrix = ops::Matrix { format: self.format, handle: &self.handle, rows, columns };
@@ -153,7 +153,7 @@ impl DeviceBlocks {
         Some(Tensor::cat(parts?, 1).cast(x.dtype()))
     }
 
-    fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Wgpu, 2>> {
+    fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
         let [source_rows, columns] = self.shape;
         let rows = ids.map_or(source_rows, <[u32]>::len);
         if !matches!(dtype, DType::F32 | DType::F16) || rows == 0 {
@@ -180,30 +180,30 @@ impl DeviceBlocks {
             )
         }
         .ok()?;
-        let tensor = cube::over(&self.device, &[rows, columns], out, dtype);
+        let tensor = tensors::over(&self.device, &[rows, columns], out, dtype);
         Some(Tensor::from_primitive(TensorPrimitive::Float(tensor)))
     }
 }
 
 /// [`Backend::packed_linear`].
-pub(super) fn linear(
-    x: Tensor<Wgpu, 2>,
-    weight: &WgpuPacked,
-) -> Result<Tensor<Wgpu, 2>, PackError> {
+pub(super) fn linear<R: Gpu>(
+    x: Tensor<Cube<R>, 2>,
+    weight: &CubePacked<R>,
+) -> Result<Tensor<Cube<R>, 2>, PackError> {
     if let Some(out) = weight.product(&x) {
         return Ok(out);
     }
     ops::by_reference("packed_linear", "it takes f32 and the formats that kernels read");
-    let dense = Wgpu::unpack(weight, &x.device(), x.dtype())?;
-    Ok(Wgpu::dense_linear(x, dense, None))
+    let dense = Cube::<R>::unpack(weight, &x.device(), x.dtype())?;
+    Ok(Cube::<R>::dense_linear(x, dense, None))
 }
 
 /// [`Backend::unpack`].
-pub(super) fn unpack(
-    weight: &WgpuPacked,
-    device: &WgpuDevice,
+pub(super) fn unpack<R: Gpu>(
+    weight: &CubePacked<R>,
+    device: &R::Device,
     dtype: DType,
-) -> Result<Tensor<Wgpu, 2>, PackError> {
+) -> Result<Tensor<Cube<R>, 2>, PackError> {
     match weight.rows(None, dtype) {
         Some(dense) => Ok(dense),
         None => packed::unpack(&weight.to_host()?, device, dtype),
@@ -211,12 +211,12 @@ pub(super) fn unpack(
 }
 
 /// [`Backend::packed_rows`].
-pub(super) fn rows(
-    weight: &WgpuPacked,
+pub(super) fn rows<R: Gpu>(
+    weight: &CubePacked<R>,
     ids: &[u32],
-    device: &WgpuDevice,
+    device: &R::Device,
     dtype: DType,
-) -> Result<Tensor<Wgpu, 2>, PackError> {
+) -> Result<Tensor<Cube<R>, 2>, PackError> {
     let rows = weight.shape()[0];
     if let Some(&row) = ids.iter().find(|&&id| id as usize >= rows) {
         return Err(PackError::RowOutOfRange { row, rows });

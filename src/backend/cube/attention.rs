@@ -6,10 +6,10 @@ use burn::tensor::{DType, Tensor};
 use cubecl::server::Handle;
 use metal_candle_kernels::{
     Kernel,
-    attention::{self, Merge},
+    attention::{self, Flash, Merge},
 };
 
-use super::{Wgpu, cube};
+use super::{Cube, Gpu, tensors};
 use crate::{
     backend::{AttentionOptions, KvCacheShape},
     dispatch::{Kernels, choose},
@@ -77,6 +77,18 @@ impl Extent<'_> {
             && heads.is_multiple_of(self.shape.kv_heads)
             && matches!(self.dtype, DType::F32 | DType::F16)
     }
+
+    /// The kernel that splits query rows, and its sizes; `None` where it does not take them.
+    fn flash(
+        &self,
+        rows: usize,
+        heads: usize,
+        options: &AttentionOptions,
+    ) -> Option<(Flash, attention::Params)> {
+        let params = self.takes(rows, heads).then(|| self.params(rows, heads, options))?;
+        let kernel = choose::flash(self.shape.head_dim as u32, self.f16(), &params)?;
+        Some((kernel, params))
+    }
 }
 
 /// Keys and values where they lie: `[batch, kv_heads, capacity, head_dim]`.
@@ -97,13 +109,10 @@ impl Context<'_> {
         heads: usize,
         options: &AttentionOptions,
     ) -> Option<Handle> {
-        if !self.extent.takes(rows, heads) {
-            return None;
-        }
         if rows <= FEW_ROWS {
             return self.few_rows(q, rows, heads, options);
         }
-        let [out, _] = self.many_rows(q, rows, heads, options)?;
+        let [out, _] = self.many_rows(q, self.extent.flash(rows, heads, options)?, options)?;
         Some(out)
     }
 
@@ -115,14 +124,17 @@ impl Context<'_> {
         heads: usize,
         options: &AttentionOptions,
     ) -> Option<Handle> {
+        if !self.extent.takes(rows, heads) {
+            return None;
+        }
         let params = self.extent.params(rows, heads, options);
         let Extent { kernels, shape, .. } = &self.extent;
         let dim = shape.head_dim as u32;
         let kernel = choose::decode(kernels, dim, self.extent.f16(), &params)?;
         let merge = Merge { dim };
-        let vectors = cube::empty(kernels, (params.parts() * dim) as usize);
-        let ends = cube::empty(kernels, params.parts() as usize * 2);
-        let out = cube::empty(kernels, (params.rows() * dim) as usize);
+        let vectors = tensors::empty(kernels, (params.parts() * dim) as usize);
+        let ends = tensors::empty(kernels, params.parts() as usize * 2);
+        let out = tensors::empty(kernels, (params.rows() * dim) as usize);
         let padding = kernels.params(padding(options));
         // SAFETY: the buffers have the extents that the parameters state.
         unsafe {
@@ -148,16 +160,12 @@ impl Context<'_> {
     fn many_rows(
         &self,
         q: &Handle,
-        rows: usize,
-        heads: usize,
+        (kernel, params): (Flash, attention::Params),
         options: &AttentionOptions,
     ) -> Option<[Handle; 2]> {
-        let params = self.extent.params(rows, heads, options);
-        let Extent { kernels, shape, .. } = &self.extent;
-        let dim = shape.head_dim as u32;
-        let kernel = choose::flash(dim, self.extent.f16(), &params)?;
-        let out = cube::empty(kernels, (params.rows() * dim) as usize);
-        let log_sums = cube::empty(kernels, params.rows() as usize);
+        let kernels = self.extent.kernels;
+        let out = tensors::empty(kernels, (params.rows() * kernel.dim) as usize);
+        let log_sums = tensors::empty(kernels, params.rows() as usize);
         let padding = kernels.params(padding(options));
         // SAFETY: the buffers have the extents that the parameters state.
         unsafe {
@@ -176,27 +184,26 @@ impl Context<'_> {
 
 /// Attention over tensors, and the log-sum-exp of its scores: see
 /// [`Backend::attention_with_lse`](crate::backend::Backend::attention_with_lse).
-pub(super) fn with_lse(
-    q: &Tensor<Wgpu, 4>,
-    k: &Tensor<Wgpu, 4>,
-    v: &Tensor<Wgpu, 4>,
+pub(super) fn with_lse<R: Gpu>(
+    q: &Tensor<Cube<R>, 4>,
+    k: &Tensor<Cube<R>, 4>,
+    v: &Tensor<Cube<R>, 4>,
     options: &AttentionOptions,
-) -> Option<(Tensor<Wgpu, 4>, Tensor<Wgpu, 3>)> {
+) -> Option<(Tensor<Cube<R>, 4>, Tensor<Cube<R>, 3>)> {
     let ([batch, heads, rows, head_dim], [_, kv_heads, keys, _]) = (q.dims(), k.dims());
     if k.dtype() != v.dtype() || batch * heads * rows * kv_heads * keys == 0 {
         return None;
     }
     let device = q.device();
-    let by_row = cube::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
-    let (keys_in, values) = (cube::contiguous(k.clone()), cube::contiguous(v.clone()));
     let shape = KvCacheShape { batch, kv_heads, head_dim, capacity: keys };
-    let extent = Extent { kernels: &Kernels::of(&device), shape, dtype: k.dtype(), len: keys };
+    let extent = Extent { kernels: &R::kernels(&device), shape, dtype: k.dtype(), len: keys };
+    // Before anything is copied.
+    let flash = extent.flash(rows, heads, options)?;
+    let by_row = tensors::contiguous(q.clone().cast(DType::F32).swap_dims(1, 2));
+    let (keys_in, values) = (tensors::contiguous(k.clone()), tensors::contiguous(v.clone()));
     let context = Context { extent, keys: &keys_in.handle, values: &values.handle };
-    if !context.extent.takes(rows, heads) {
-        return None;
-    }
-    let [out, log_sums] = context.many_rows(&by_row.handle, rows, heads, options)?;
-    let out = cube::floats(&device, [batch, rows, heads, head_dim], out).swap_dims(1, 2);
-    let log_sums = cube::floats(&device, [batch, rows, heads], log_sums).swap_dims(1, 2);
+    let [out, log_sums] = context.many_rows(&by_row.handle, flash, options)?;
+    let out = tensors::floats(&device, [batch, rows, heads, head_dim], out).swap_dims(1, 2);
+    let log_sums = tensors::floats(&device, [batch, rows, heads], log_sums).swap_dims(1, 2);
     Some((out.cast(q.dtype()), log_sums))
 }

@@ -1,0 +1,157 @@
+//! burn's cube backend with this crate's kernels, over any runtime of CubeCL that they are generated
+//! for ([`Gpu`]): wgpu, and CUDA with the feature `cuda`.
+//!
+//! burn's `fusion` and `autotune` features are off, deliberately: `fusion` changes the tensor type
+//! underneath this trait, and `autotune` costs seconds at the first product of each shape.
+
+mod attention;
+mod kv_cache;
+mod ops;
+mod packed;
+mod tensors;
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::{CubeBackend, CubeRuntime};
+pub use kv_cache::CubeKvCache;
+pub use packed::{CubePacked, DeviceBlocks};
+
+use super::{AttentionOptions, Backend, CacheError, HostPacked, PackError, RotaryStep};
+use crate::{dispatch::Kernels, quant::Encoding};
+
+/// A runtime that this crate's kernels run on.
+pub trait Gpu: CubeRuntime {
+    /// The kernels on one of its devices.
+    fn kernels(device: &Self::CubeDevice) -> Arc<Kernels>;
+}
+
+/// burn's cube backend. Booleans take 32 bits, because WGSL can address nothing smaller.
+pub type Cube<R> = CubeBackend<R, f32, i32, u32>;
+
+impl<R: Gpu> Backend for Cube<R> {
+    type Packed = CubePacked<R>;
+    type KvCache = CubeKvCache<R>;
+
+    /// Matrices in f16 are read as they are; everything between them is f32, which costs nothing
+    /// beside the matrices and rounds nothing.
+    fn activation_dtype(_weights: DType) -> DType {
+        DType::F32
+    }
+
+    fn dense_linear(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        if let Some(out) = ops::few_dense_rows(&x, &weight, bias.as_ref()) {
+            return out;
+        }
+        ops::by_reference("dense_linear", "many rows, other types, or columns out of step");
+        let [rows, columns] = x.dims();
+        if x.dtype() == DType::F32
+            && weight.dtype() == DType::F16
+            && rows > ops::FEW_ROWS
+            && columns.is_multiple_of(4)
+        {
+            // For many rows burn's product wants one type: the smaller one, which matrix units
+            // take. The result is rounded to f16 on the way.
+            let out = super::ops::linear(x.cast(DType::F16), weight, None).cast(DType::F32);
+            return super::ops::add_bias(out, bias);
+        }
+        super::ops::linear(x, weight, bias)
+    }
+
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        if let Some([_, out]) = ops::rms_norm(&x, None, &weight, epsilon) {
+            return out;
+        }
+        ops::by_reference("rms_norm", "it takes f32");
+        super::ops::rms_norm(x, weight, epsilon)
+    }
+
+    fn add_rms_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> [Tensor<Self, 2>; 2] {
+        if let Some(both) = ops::rms_norm(&x, Some(&residual), &weight, epsilon) {
+            return both;
+        }
+        let sum = x + residual;
+        [sum.clone(), Self::rms_norm(sum, weight, epsilon)]
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        ops::swiglu(&gate, &up).unwrap_or_else(|| {
+            ops::by_reference("swiglu", "it takes f32, four columns at a time");
+            super::ops::swiglu(gate, up)
+        })
+    }
+
+    fn attention_with_lse(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        options: &AttentionOptions,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
+        attention::with_lse(&q, &k, &v, options).unwrap_or_else(|| {
+            ops::by_reference("attention", "head dimensions must be multiples of 16, at most 256");
+            super::attention::forward(&q, &k, &v, options)
+        })
+    }
+
+    fn rotary_attention(
+        projections: [Tensor<Self, 2>; 3],
+        head_dim: usize,
+        step: &RotaryStep<Self>,
+        cache: Option<&mut CubeKvCache<R>>,
+    ) -> Result<Tensor<Self, 2>, CacheError> {
+        let Some(cache) = cache else {
+            return super::ops::rotary_attention(projections, head_dim, step, None);
+        };
+        if let Some(out) = cache.rotary_attention(&projections, step) {
+            return out;
+        }
+        ops::by_reference("rotary_attention", "it takes f32 and even head dimensions");
+        super::ops::rotary_attention(projections, head_dim, step, Some(cache))
+    }
+
+    fn keeps_packed(encoding: Encoding, [rows, columns]: [usize; 2], device: &R::Device) -> bool {
+        let row = packed::format_of(encoding, columns).and_then(|_| encoding.bytes_for(columns));
+        row.is_some_and(|row| (rows * row) as u64 <= Self::max_tensor_bytes(device))
+    }
+
+    fn pack(weight: HostPacked, device: &R::Device) -> CubePacked<R> {
+        CubePacked::new(weight, device)
+    }
+
+    fn packed_linear(
+        x: Tensor<Self, 2>,
+        weight: &CubePacked<R>,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::linear(x, weight)
+    }
+
+    fn unpack(
+        weight: &CubePacked<R>,
+        device: &R::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::unpack(weight, device, dtype)
+    }
+
+    fn packed_rows(
+        weight: &CubePacked<R>,
+        ids: &[u32],
+        device: &R::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        packed::rows(weight, ids, device, dtype)
+    }
+
+    fn max_tensor_bytes(device: &R::Device) -> u64 {
+        R::client(device).properties().memory.max_page_size
+    }
+}
