@@ -208,11 +208,11 @@ fn a_decode_step_can_be_listed() {
     let output = program().args(args).arg("vulkan").output().expect("run");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
-    for words in ["one decode step: 81 launches", "pregenerated  swiglu", "burn          Select"] {
+    for words in ["one decode step: 63 launches", "pregenerated  swiglu", "burn          Select"] {
         assert!(error.contains(words), "{words:?} is not in {error}");
     }
     let error = fails(&[&args[..], &["cpu"]].concat(), 1);
-    assert!(error.contains("wgpu device"), "{error}");
+    assert!(error.contains("launches no kernels; use a GPU"), "{error}");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn tune_takes_the_shapes_of_a_model() {
         .iter()
         .filter_map(|kernel| kernel["shape"].as_str())
         .collect();
-    assert!(shapes.contains(&"f32 b1 128x256"), "the key projection: {shapes:?}");
+    assert!(shapes.contains(&"f32 b1 512x256"), "queries, keys and values: {shapes:?}");
     assert!(shapes.iter().any(|shape| shape.starts_with("attention d64 64 keys")), "{shapes:?}");
     assert!(path.exists());
 }

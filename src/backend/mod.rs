@@ -202,6 +202,12 @@ pub trait Backend: burn::tensor::backend::Backend {
         ops::swiglu(gate, up)
     }
 
+    /// Whether linear layers of one input are best stored as one matrix: where a launch costs more
+    /// than what it computes for a single row.
+    fn joins_linears() -> bool {
+        false
+    }
+
     /// Whether weights of this format and shape `[out, in]` are best left packed: used as they are by
     /// [`packed_linear`](Self::packed_linear), instead of being dequantised when they are loaded.
     fn keeps_packed(_encoding: Encoding, _shape: [usize; 2], _device: &Self::Device) -> bool {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use metal_candle::device::{DeviceChoice, DeviceError};
+use metal_candle::{
+    device::{DeviceChoice, DeviceError},
+    quant::Encoding,
+};
 
 /// Run, fine-tune and study language models, on any GPU or none.
 #[derive(Debug, Parser)]
@@ -44,6 +47,16 @@ pub enum Format {
     Json,
 }
 
+/// f16, or a format in blocks.
+fn encoding(text: &str) -> Result<Encoding, String> {
+    let mut known = Encoding::ALL.into_iter().filter(|e| e.is_packed() || *e == Encoding::F16);
+    known.clone().find(|encoding| encoding.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+        let first = known.next().map_or("", Encoding::name);
+        let names = known.fold(first.to_owned(), |all, encoding| all + ", " + encoding.name());
+        format!("{text:?} is none of {}", names.to_lowercase())
+    })
+}
+
 fn device(text: &str) -> Result<DeviceChoice, DeviceError> {
     text.parse()
 }
@@ -59,6 +72,9 @@ pub struct ModelArgs {
     /// a config.json. There is no tokenizer then.
     #[arg(long, value_name = "NAME|FILE.json", conflicts_with = "model")]
     pub shape: Option<String>,
+    /// How the random weights of --shape are stored: f16, q8_0, q4_0, q4_k ...
+    #[arg(long, requires = "shape", default_value = "f16", value_parser = encoding)]
+    pub encoding: Encoding,
     /// A folder with a LoRA adapter; may be given several times. (Not supported yet.)
     #[arg(long, value_name = "DIR")]
     pub adapter: Vec<PathBuf>,
@@ -196,7 +212,9 @@ impl ModelArgs {
     /// What was asked for, for people.
     pub fn name(&self) -> String {
         match (&self.shape, &self.model) {
-            (Some(shape), _) => format!("random weights in the shape of {shape}"),
+            (Some(shape), _) => {
+                format!("random weights in the shape of {shape}, {}", self.encoding)
+            }
             (None, Some(model)) => model.display().to_string(),
             (None, None) => "the default model".into(),
         }

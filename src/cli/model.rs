@@ -12,6 +12,7 @@ use metal_candle::{
     formats::{Checkpoint, FormatError},
     hub::Hub,
     models::{self, CausalLm, LoadOptions, ModelError},
+    quant::Encoding,
 };
 
 use super::{
@@ -36,7 +37,7 @@ impl Source {
             let adapter = adapter.display();
             return Err(format!("--adapter {adapter}: this version cannot use adapters yet").into());
         }
-        let checkpoint = checkpoint(args.model.as_deref(), args.shape.as_deref())?;
+        let checkpoint = checkpoint(args.model.as_deref(), args.shape.as_deref(), args.encoding)?;
         let (device, why) = Device::open(args.device)?;
         let dtype = match args.dtype {
             DtypeChoice::Auto => device.default_dtype(),
@@ -74,24 +75,28 @@ pub fn load<B: Backend>(
 }
 
 /// What `--model` or `--shape` names, or the default model.
-pub fn checkpoint(model: Option<&Path>, shape: Option<&str>) -> Result<Checkpoint, Failure> {
+pub fn checkpoint(
+    model: Option<&Path>,
+    shape: Option<&str>,
+    encoding: Encoding,
+) -> Result<Checkpoint, Failure> {
     match shape {
-        Some(name) => random(name),
+        Some(name) => random(name, encoding),
         None => Ok(Checkpoint::open(&path(model)?)?),
     }
 }
 
 /// Random weights in a shape: one of the library's, or that of a configuration file.
-fn random(name: &str) -> Result<Checkpoint, Failure> {
+fn random(name: &str, encoding: Encoding) -> Result<Checkpoint, Failure> {
     if let Some(config) = models::shape(name) {
-        return Ok(Checkpoint::random(config, 0));
+        return Ok(Checkpoint::random(config, 0, encoding));
     }
     let text = std::fs::read(name).map_err(|error| {
         let known = models::SHAPES.join(", ");
         format!("--shape {name}: expected {known}, or a config.json: {error}")
     })?;
     let config = serde_json::from_slice(&text).map_err(|error| format!("{name}: {error}"))?;
-    Ok(Checkpoint::random(config, 0))
+    Ok(Checkpoint::random(config, 0, encoding))
 }
 
 fn path(model: Option<&Path>) -> Result<PathBuf, Failure> {

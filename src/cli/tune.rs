@@ -10,6 +10,7 @@ use metal_candle::{
         tune::{self, Timing, Tuner, attention_class, matvec_class},
     },
     models::DecoderConfig,
+    quant::Encoding,
 };
 use metal_candle_kernels::{Format, attention, matvec};
 use serde_json::json;
@@ -124,7 +125,8 @@ impl Shapes {
             let heads = vec![(64, 32, 8), (128, 32, 8)];
             return Ok(Self { matrices: args.shapes.clone(), heads });
         }
-        let checkpoint = model::checkpoint(args.model.as_deref(), args.shape.as_deref())?;
+        let checkpoint =
+            model::checkpoint(args.model.as_deref(), args.shape.as_deref(), Encoding::F16)?;
         let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
         let matrices = config.matrices().into_iter().map(|[r, c]| (r as u32, c as u32)).collect();
         let heads = (config.head_dim as u32, config.heads as u32, config.kv_heads as u32);

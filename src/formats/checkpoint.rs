@@ -10,6 +10,7 @@ use super::error::similar_names;
 use super::gguf::{self, GgufFile, GgufTensor, Permutation};
 use super::safetensors::SafetensorsSet;
 use super::{FormatError, RandomWeights, RawTensor, Result, TensorInfo};
+use crate::quant::Encoding;
 
 /// An opened model.
 #[derive(Debug)]
@@ -87,8 +88,9 @@ impl Checkpoint {
     }
 
     /// No file, but random weights of a configuration in Hugging Face's shape: for timing.
-    pub fn random(config: Value, seed: u64) -> Self {
-        let container = Container::Random(RandomWeights::new(seed));
+    /// Matrices are stored as `encoding`, see [`RandomWeights::new`].
+    pub fn random(config: Value, seed: u64, encoding: Encoding) -> Self {
+        let container = Container::Random(RandomWeights::new(seed, encoding));
         Self {
             path: container.path().to_path_buf(),
             config_path: container.path().to_path_buf(),

@@ -6,18 +6,21 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::RawTensor;
-use crate::quant::Encoding;
+use crate::quant::{self, Encoding};
 
 /// Values that are made from one seed.
 const CHUNK: usize = 1 << 16;
-/// Half the range of the values: a standard deviation of 0.02, as models begin with.
-const RANGE: f32 = 0.02 * 1.732_050_8;
+/// The standard deviation of the values: as models begin with.
+const DEVIATION: f32 = 0.02;
+/// Half the range of evenly distributed values that deviate by 1.
+const RANGE: f32 = 1.732_050_8;
 
 /// Tensors of whatever name and shape they are asked for, the same for the same seed: matrices of
-/// random values in f16, vectors of ones (norms do nothing), and no biases.
+/// random values, vectors of ones (norms do nothing), and no biases.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomWeights {
     seed: u64,
+    encoding: Encoding,
 }
 
 impl RandomWeights {
@@ -26,9 +29,10 @@ impl RandomWeights {
         Path::new("random weights")
     }
 
-    /// Those of a seed.
-    pub fn new(seed: u64) -> Self {
-        Self { seed }
+    /// Those of a seed, with matrices in `encoding` where their rows are whole blocks of it, and in
+    /// f16 otherwise.
+    pub fn new(seed: u64, encoding: Encoding) -> Self {
+        Self { seed, encoding }
     }
 
     /// Whether it makes a tensor of this name.
@@ -38,25 +42,64 @@ impl RandomWeights {
 
     /// The tensor.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> RawTensor {
-        let mut values = vec![f16::ONE; shape.iter().product()];
-        if shape.len() > 1 {
-            let seed = name.bytes().fold(self.seed, |seed, byte| mix(seed ^ u64::from(byte)));
-            values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
-                let mut state = mix(seed ^ i as u64);
-                for value in chunk {
-                    state = mix(state);
-                    let unit = (state >> 40) as f32 / (1u64 << 24) as f32;
-                    *value = f16::from_f32((unit * 2.0 - 1.0) * RANGE);
-                }
-            });
-        }
-        RawTensor {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            encoding: Encoding::F16,
-            bytes: bytemuck::cast_slice(&values).to_vec().into(),
-        }
+        let seed = name.bytes().fold(self.seed, |seed, byte| mix(seed ^ u64::from(byte)));
+        let (encoding, bytes) = match shape {
+            [.., columns] if shape.len() > 1 => {
+                let fits = self.encoding.is_packed() && self.encoding.bytes_for(*columns).is_some();
+                let encoding = if fits { self.encoding } else { Encoding::F16 };
+                let make = if fits { blocks } else { halves };
+                (encoding, make(seed, encoding, shape.iter().product()))
+            }
+            _ => (Encoding::F16, f16::ONE.to_le_bytes().repeat(shape.iter().product())),
+        };
+        RawTensor { name: name.to_owned(), shape: shape.to_vec(), encoding, bytes: bytes.into() }
     }
+}
+
+/// A value for each of `count`, as they are stored.
+fn halves(seed: u64, _: Encoding, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * count];
+    bytes.par_chunks_mut(2 * CHUNK).enumerate().for_each(|(i, chunk)| {
+        let mut state = mix(seed ^ i as u64);
+        for value in chunk.chunks_exact_mut(2) {
+            state = mix(state);
+            let unit = (state >> 40) as f32 / (1u64 << 24) as f32;
+            let random = f16::from_f32((unit * 2.0 - 1.0) * RANGE * DEVIATION);
+            value.copy_from_slice(&random.to_le_bytes());
+        }
+    });
+    bytes
+}
+
+/// Blocks of random bits, but for their f16 scales: all of them one number, so that the values
+/// deviate as they should.
+fn blocks(seed: u64, encoding: Encoding, count: usize) -> Vec<u8> {
+    let fill = |bytes: &mut [u8], seed, scale: f16| {
+        let mut state = mix(seed);
+        for block in bytes.chunks_exact_mut(encoding.block_bytes()) {
+            for word in block.chunks_mut(8) {
+                state = mix(state);
+                word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+            }
+            for &at in encoding.f16_fields() {
+                block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+    };
+    let trial_scale = f16::from_f32(1.0 / 1024.0);
+    let mut trial = vec![0; 64 * encoding.block_bytes()];
+    fill(&mut trial, seed, trial_scale);
+    let mut values = vec![0.0; 64 * encoding.block_len()];
+    quant::dequantize(encoding, &trial, &mut values).expect("whole blocks of a known format");
+    let mean_square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
+    let scale = f16::from_f32(trial_scale.to_f32() * DEVIATION / mean_square.sqrt());
+
+    let mut bytes = vec![0; count / encoding.block_len() * encoding.block_bytes()];
+    let chunk = CHUNK / encoding.block_len() * encoding.block_bytes();
+    bytes.par_chunks_mut(chunk).enumerate().for_each(|(i, chunk)| {
+        fill(chunk, mix(seed ^ i as u64), scale);
+    });
+    bytes
 }
 
 /// A step of `SplitMix64` (Steele et al., 2014).
@@ -73,7 +116,9 @@ mod tests {
 
     #[test]
     fn values_depend_on_seed_and_name_only() {
-        let make = |seed, name: &str| RandomWeights::new(seed).tensor(name, &[40, 2000]).bytes;
+        let make = |seed, name: &str| {
+            RandomWeights::new(seed, Encoding::F16).tensor(name, &[40, 2000]).bytes
+        };
         let values = make(1, "a.weight");
         assert_eq!(values, make(1, "a.weight"));
         assert_ne!(values, make(2, "a.weight"));
@@ -86,8 +131,22 @@ mod tests {
     }
 
     #[test]
+    fn blocks_deviate_alike() {
+        for encoding in Encoding::ALL.into_iter().filter(|encoding| encoding.is_packed()) {
+            let made = RandomWeights::new(1, encoding).tensor("a.weight", &[32, 512]);
+            assert_eq!(made.encoding, encoding);
+            let mut values = vec![0.0; 32 * 512];
+            quant::dequantize(encoding, &made.bytes, &mut values).expect("blocks");
+            let square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
+            assert!((square.sqrt() - 0.02).abs() < 2e-3, "{encoding}: {}", square.sqrt());
+        }
+        let odd = RandomWeights::new(1, Encoding::Q4_K).tensor("a.weight", &[32, 96]);
+        assert_eq!(odd.encoding, Encoding::F16);
+    }
+
+    #[test]
     fn norms_are_ones() {
-        let norm = RandomWeights::new(0).tensor("norm.weight", &[5]);
+        let norm = RandomWeights::new(0, Encoding::Q4_0).tensor("norm.weight", &[5]);
         assert_eq!(norm.bytes[..], bytemuck::cast_slice::<f16, u8>(&[f16::ONE; 5])[..]);
     }
 }

@@ -93,14 +93,14 @@ impl DecoderConfig {
         })
     }
 
-    /// The extents of its matrices, rows (outputs) by columns (inputs), each once.
+    /// The extents of its matrices, rows (outputs) by columns (inputs), each once, as GPUs hold
+    /// them: queries, keys and values in one, and gate and up.
     pub fn matrices(&self) -> Vec<[usize; 2]> {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut all = vec![
-            [queries, self.hidden],
-            [keys, self.hidden],
+            [queries + 2 * keys, self.hidden],
             [self.hidden, queries],
-            [self.intermediate, self.hidden],
+            [2 * self.intermediate, self.hidden],
             [self.hidden, self.intermediate],
             [self.vocabulary, self.hidden],
         ];

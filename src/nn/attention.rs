@@ -2,7 +2,7 @@
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{LayerError, Linear, LoadError, Weights};
+use super::{LayerError, Linear, Linears, LoadError, Weights};
 use crate::backend::{Backend, RotaryStep};
 
 /// The extent of an attention layer.
@@ -21,9 +21,7 @@ pub struct AttentionConfig {
 /// `o(attention(rope(q(x)), rope(k(x)), v(x)))`.
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
-    q: Linear<B>,
-    k: Linear<B>,
-    v: Linear<B>,
+    qkv: Linears<B>,
     o: Linear<B>,
     head_dim: usize,
 }
@@ -36,9 +34,15 @@ impl<B: Backend> Attention<B> {
     pub fn load(weights: &Weights<'_, B>, config: AttentionConfig) -> Result<Self, LoadError> {
         let AttentionConfig { hidden, heads, kv_heads, head_dim } = config;
         Ok(Self {
-            q: Linear::load(&weights.at("q_proj"), hidden, heads * head_dim)?,
-            k: Linear::load(&weights.at("k_proj"), hidden, kv_heads * head_dim)?,
-            v: Linear::load(&weights.at("v_proj"), hidden, kv_heads * head_dim)?,
+            qkv: Linears::load(
+                weights,
+                hidden,
+                &[
+                    ("q_proj", heads * head_dim),
+                    ("k_proj", kv_heads * head_dim),
+                    ("v_proj", kv_heads * head_dim),
+                ],
+            )?,
             o: Linear::load(&weights.at("o_proj"), heads * head_dim, hidden)?,
             head_dim,
         })
@@ -55,9 +59,7 @@ impl<B: Backend> Attention<B> {
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
     ) -> Result<Tensor<B, 2>, LayerError> {
-        let projections =
-            [self.q.forward(x.clone())?, self.k.forward(x.clone())?, self.v.forward(x)?];
-        let out = B::rotary_attention(projections, self.head_dim, step, cache)?;
+        let out = B::rotary_attention(self.qkv.forward(x)?, self.head_dim, step, cache)?;
         Ok(self.o.forward(out)?)
     }
 }

@@ -34,6 +34,11 @@ impl<B: Backend> Linear<B> {
         Ok(Self { weight, bias })
     }
 
+    /// Of a weight and bias that are already loaded.
+    pub(super) fn of(weight: Matrix<B>, bias: Option<Param<Tensor<B, 1>>>) -> Self {
+        Self { weight, bias }
+    }
+
     /// A layer that shares a weight which is already loaded (tied embeddings).
     pub fn tied(weight: Matrix<B>) -> Self {
         Self { weight, bias: None }

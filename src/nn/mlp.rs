@@ -2,14 +2,13 @@
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Linear, LoadError, Weights};
+use super::{Linear, Linears, LoadError, Weights};
 use crate::backend::{Backend, PackError};
 
 /// `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
 pub struct SwiGluMlp<B: Backend> {
-    gate: Linear<B>,
-    up: Linear<B>,
+    gate_up: Linears<B>,
     down: Linear<B>,
 }
 
@@ -24,8 +23,11 @@ impl<B: Backend> SwiGluMlp<B> {
         intermediate: usize,
     ) -> Result<Self, LoadError> {
         Ok(Self {
-            gate: Linear::load(&weights.at("gate_proj"), hidden, intermediate)?,
-            up: Linear::load(&weights.at("up_proj"), hidden, intermediate)?,
+            gate_up: Linears::load(
+                weights,
+                hidden,
+                &[("gate_proj", intermediate), ("up_proj", intermediate)],
+            )?,
             down: Linear::load(&weights.at("down_proj"), intermediate, hidden)?,
         })
     }
@@ -35,8 +37,7 @@ impl<B: Backend> SwiGluMlp<B> {
     /// # Errors
     /// [`PackError`] where the backend cannot use packed weights.
     pub fn forward(&self, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, PackError> {
-        let gate = self.gate.forward(x.clone())?;
-        let up = self.up.forward(x)?;
+        let [gate, up] = self.gate_up.forward(x)?;
         self.down.forward(B::swiglu(gate, up))
     }
 }

@@ -120,6 +120,9 @@ impl<'a, B: Backend> Weights<'a, B> {
         let mut values = vec![0.0; shape.iter().product()];
         quant::dequantize(raw.encoding, &raw.bytes, &mut values)
             .map_err(|source| self.decode_error(&raw.name, source))?;
+        if let Some(report) = self.on_bytes {
+            report(raw.bytes.len() as u64);
+        }
         Ok(values)
     }
 
@@ -129,7 +132,51 @@ impl<'a, B: Backend> Weights<'a, B> {
     /// # Errors
     /// As [`param`](Self::param), and [`LoadError::Pack`] for blocks that are cut short.
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<B>, LoadError> {
-        let raw = self.checkpoint.tensor_of_shape(&self.name(name), &shape)?;
+        self.as_matrix(self.checkpoint.tensor_of_shape(&self.name(name), &shape)?, shape)
+    }
+
+    /// The weight of the layer `name`, as it is stored.
+    pub(super) fn weight_of(&self, name: &str, shape: [usize; 2]) -> Result<RawTensor, LoadError> {
+        Ok(self.checkpoint.tensor_of_shape(&self.name(format_args!("{name}.weight")), &shape)?)
+    }
+
+    /// Whether a matrix of so many values fits a buffer of the device, whatever its type.
+    pub(super) fn fits(&self, values: usize) -> bool {
+        values as u64 * self.dtype.size() as u64 <= B::max_tensor_bytes(self.device)
+    }
+
+    /// Matrices of one encoding and width as one: their rows one under the other.
+    pub(super) fn joined(&self, parts: &[&RawTensor]) -> Result<Matrix<B>, LoadError> {
+        let names: Vec<_> = parts.iter().map(|part| part.name.as_str()).collect();
+        let shape = [parts.iter().map(|part| part.shape[0]).sum(), parts[0].shape[1]];
+        let raw = RawTensor {
+            name: names.join(" + "),
+            shape: shape.to_vec(),
+            encoding: parts[0].encoding,
+            bytes: parts.iter().map(|part| &*part.bytes).collect::<Vec<_>>().concat().into(),
+        };
+        self.as_matrix(raw, shape)
+    }
+
+    /// The biases of several layers (name and output features) as one.
+    pub(super) fn joined_bias(
+        &self,
+        layers: &[(&str, usize)],
+    ) -> Result<Param<Tensor<B, 1>>, LoadError> {
+        if let [(name, features)] = layers {
+            return self.param(&format!("{name}.bias"), [*features]);
+        }
+        let biases = layers.iter().map(|(name, n)| self.host(&format!("{name}.bias"), &[*n]));
+        let bias = biases.collect::<Result<Vec<_>, _>>()?.concat();
+        let bias = Tensor::from_data(&bias[..], (self.device, DType::F32));
+        Ok(Param::initialized(ParamId::new(), bias.set_require_grad(false)))
+    }
+
+    pub(super) fn as_matrix(
+        &self,
+        raw: RawTensor,
+        shape: [usize; 2],
+    ) -> Result<Matrix<B>, LoadError> {
         if self.dequantize || !B::keeps_packed(raw.encoding, shape, self.device) {
             return Ok(Matrix::Dense(self.dense(raw, shape)?));
         }

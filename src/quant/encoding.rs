@@ -117,6 +117,18 @@ impl Encoding {
         }
     }
 
+    /// Where a block's scales (and minimums) of f16 lie, in bytes from its start.
+    pub(crate) const fn f16_fields(self) -> &'static [usize] {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => &[],
+            Self::Q8_0 | Self::Q4_0 | Self::Q5_0 | Self::IQ4_NL | Self::IQ4_XS => &[0],
+            Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K => &[0, 2],
+            Self::Q2_K => &[80, 82],
+            Self::Q3_K => &[108],
+            Self::Q6_K => &[208],
+        }
+    }
+
     /// Bytes that `elements` values take; `None` when they are not whole blocks, or on overflow.
     pub const fn bytes_for(self, elements: usize) -> Option<usize> {
         if !elements.is_multiple_of(self.block_len()) {

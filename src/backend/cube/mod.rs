@@ -118,6 +118,10 @@ impl<R: Gpu> Backend for Cube<R> {
         super::ops::rotary_attention(projections, head_dim, step, Some(cache))
     }
 
+    fn joins_linears() -> bool {
+        true
+    }
+
     fn keeps_packed(encoding: Encoding, [rows, columns]: [usize; 2], device: &R::Device) -> bool {
         let row = packed::format_of(encoding, columns).and_then(|_| encoding.bytes_for(columns));
         row.is_some_and(|row| (rows * row) as u64 <= Self::max_tensor_bytes(device))

@@ -1,7 +1,8 @@
 //! Numbers that are the same on every machine.
 
 use half::f16;
-use metal_candle_kernels::Format;
+
+use crate::quant::Encoding;
 
 /// A generator (xorshift).
 #[derive(Debug)]
@@ -30,19 +31,12 @@ impl Noise {
     }
 
     /// Rows of blocks: every bit at random, but for the scales, which are small numbers.
-    pub(super) fn blocks(&mut self, format: Format, values: usize) -> Vec<u8> {
-        let scales: &[usize] = match format {
-            Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-            Format::Q2_K => &[80, 82],
-            Format::Q3_K => &[108],
-            Format::Q6_K => &[208],
-            _ => &[0],
-        };
+    pub(super) fn blocks(&mut self, encoding: Encoding, values: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for _ in 0..values / format.block_len() {
+        for _ in 0..values / encoding.block_len() {
             let start = bytes.len();
-            bytes.extend((0..format.block_bytes()).map(|_| self.next() as u8));
-            for at in scales {
+            bytes.extend((0..encoding.block_bytes()).map(|_| self.next() as u8));
+            for at in encoding.f16_fields() {
                 let scale = f16::from_f32((self.next() % 1000) as f32 * 2e-5 + 1e-4);
                 bytes[start + at..start + at + 2].copy_from_slice(&scale.to_le_bytes());
             }

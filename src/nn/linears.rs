@@ -1,0 +1,112 @@
+//! Linear layers of one input.
+
+use burn::{module::Module, tensor::Tensor};
+
+use super::{Linear, LoadError, Weights};
+use crate::{
+    backend::{Backend, PackError},
+    formats::RawTensor,
+};
+
+/// `x · Wᵢᵀ + bᵢ` for several `Wᵢ` and one `x`: queries, keys and values, or gate and up. Where the
+/// backend [likes that](Backend::joins_linears), neighbours of the same encoding are one matrix, row
+/// under row, and take one product.
+#[derive(Module, Debug)]
+pub struct Linears<B: Backend> {
+    groups: Vec<Group<B>>,
+}
+
+/// Neighbours in one matrix.
+#[derive(Module, Debug)]
+struct Group<B: Backend> {
+    joined: Linear<B>,
+    /// Output features of each.
+    widths: Vec<usize>,
+}
+
+impl<B: Backend> Linears<B> {
+    /// Reads `<path>.<name>.weight` (and `.bias` where there is one) for each name and its output
+    /// features.
+    ///
+    /// # Errors
+    /// [`LoadError`] when a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights<'_, B>,
+        in_features: usize,
+        layers: &[(&'static str, usize)],
+    ) -> Result<Self, LoadError> {
+        let read = |&(name, features): &(&'static str, usize)| {
+            let weight = weights.weight_of(name, [features, in_features])?;
+            Ok(Layer { name, features, weight, bias: weights.contains(&format!("{name}.bias")) })
+        };
+        let read = layers.iter().map(read).collect::<Result<Vec<_>, LoadError>>()?;
+        let features: usize = layers.iter().map(|(_, features)| features).sum();
+        let joins = B::joins_linears() && weights.fits(features * in_features);
+        let groups = read.chunk_by(|a, b| joins && a.is_stored_like(b));
+        let groups = groups.map(|layers| Group::load(weights, layers));
+        Ok(Self { groups: groups.collect::<Result<_, _>>()? })
+    }
+
+    /// `[rows, in]` to `[rows, out]` of each layer.
+    ///
+    /// # Panics
+    /// If there are not `N` layers.
+    ///
+    /// # Errors
+    /// [`PackError`] where the backend cannot use packed weights.
+    pub fn forward<const N: usize>(&self, x: Tensor<B, 2>) -> Result<[Tensor<B, 2>; N], PackError> {
+        let mut out = Vec::with_capacity(N);
+        for group in &self.groups {
+            let joined = group.joined.forward(x.clone())?;
+            split(joined, &group.widths, &mut out);
+        }
+        let found = out.len();
+        Ok(out.try_into().unwrap_or_else(|_| panic!("{found} layers where {N} were asked for")))
+    }
+}
+
+/// A layer that is about to be stored.
+struct Layer {
+    name: &'static str,
+    features: usize,
+    weight: RawTensor,
+    bias: bool,
+}
+
+impl Layer {
+    fn is_stored_like(&self, other: &Self) -> bool {
+        self.weight.encoding == other.weight.encoding && self.bias == other.bias
+    }
+}
+
+impl<B: Backend> Group<B> {
+    fn load(weights: &Weights<'_, B>, layers: &[Layer]) -> Result<Self, LoadError> {
+        let widths: Vec<usize> = layers.iter().map(|layer| layer.features).collect();
+        let parts: Vec<_> = layers.iter().map(|layer| &layer.weight).collect();
+        let weight = match parts[..] {
+            [part] => weights.as_matrix(part.clone(), [part.shape[0], part.shape[1]])?,
+            _ => weights.joined(&parts)?,
+        };
+        let named: Vec<_> = layers.iter().map(|layer| (layer.name, layer.features)).collect();
+        let bias = layers[0].bias.then(|| weights.joined_bias(&named)).transpose()?;
+        Ok(Self { joined: Linear::of(weight, bias), widths })
+    }
+}
+
+/// The columns of each layer.
+fn split<B: Backend>(joined: Tensor<B, 2>, widths: &[usize], out: &mut Vec<Tensor<B, 2>>) {
+    let [rows, width] = joined.dims();
+    if widths.len() == 1 {
+        return out.push(joined);
+    }
+    let mut first = 0;
+    for &n in widths {
+        out.push(if rows == 1 {
+            // Of a vector a part is contiguous, so that nothing is copied.
+            joined.clone().reshape([width]).narrow(0, first, n).reshape([1, n])
+        } else {
+            joined.clone().narrow(1, first, n)
+        });
+        first += n;
+    }
+}
