@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use metal_candle::{
     backend::{
         Wgpu,
-        wgpu::{ShaderLanguage, submissions},
+        wgpu::{ShaderLanguage, TASKS_PER_SUBMISSION, submissions},
     },
     dispatch::{Kernels, Launch, Origin, Recorder},
     formats::Checkpoint,
@@ -49,9 +49,11 @@ fn a_decode_step_runs_pregenerated_kernels() {
         assert_eq!(launches.iter().filter(flash).count(), layers, "{launches:#?}");
         step(&[39]);
         let launches = step(&[49]);
-        // One of work, and one of the copy that the read-back takes: CubeCL submits what is
+        // Those of work, and one of the copy that the read-back takes: CubeCL submits what is
         // gathered before it reads.
-        assert_eq!(submitted, 2, "submissions in one step");
+        let most = launches.len().div_ceil(TASKS_PER_SUBMISSION) as u64 + 1;
+        // What a step uploads (its token, its sizes) may cut one of them in two.
+        assert!(submitted <= most + 1, "{submitted} submissions in one step");
         let mut counts: BTreeMap<(Origin, &str), usize> = BTreeMap::new();
         for launch in &launches {
             *counts.entry((launch.origin, launch.kernel.as_str())).or_default() += 1;

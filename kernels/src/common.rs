@@ -48,7 +48,7 @@ pub(crate) fn half_bits(bits: u32) -> f32 {
     // The exponent of f32 is 112 more.
     let normal = ((bits & 0x7fffu32) << 13u32) + 0x3800_0000u32;
     // A subnormal has no leading 1: with one, it is 2^-14 too much.
-    let subnormal = f32::reinterpret(normal + 0x0080_0000u32) - 6.103_515_625e-5_f32;
+    let subnormal = f32::reinterpret(normal + 0x0080_0000u32) - 6.103_515_6e-5_f32;
     let is_subnormal = (bits & 0x7c00u32) == 0u32;
     let magnitude = select(is_subnormal, subnormal, f32::reinterpret(normal));
     f32::reinterpret(u32::reinterpret(magnitude) | ((bits & 0x8000u32) << 16u32))

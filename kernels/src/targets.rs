@@ -85,7 +85,10 @@ pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
 
 /// A text without the information block that CubeCL declares for every kernel: ours never read it,
 /// and nothing is bound to it.
-fn without_info(text: &str, name: &str) -> Result<String, String> {
+///
+/// # Errors
+/// That it is read after all.
+pub fn without_info(text: &str, name: &str) -> Result<String, String> {
     let mut kept = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {

@@ -162,6 +162,11 @@ pub trait Backend: burn::tensor::backend::Backend {
         ops::linear(x, weight, bias)
     }
 
+    /// A matrix that was just loaded, laid out as [`dense_linear`](Self::dense_linear) likes it.
+    fn stored(matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        matrix
+    }
+
     /// Rows `ids` of `weight: [vocabulary, dim]`, as `[ids, dim]`.
     fn dense_rows(weight: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
         weight.select(0, ids)

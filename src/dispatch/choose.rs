@@ -11,6 +11,8 @@ use super::{
 
 /// Cubes that keep a large GPU busy.
 const BUSY_CUBES: u32 = 512;
+/// The same for attention over the cache, whose every cube also leaves a part to be merged.
+const BUSY_DECODING: u32 = 256;
 /// Keys that a cube should have at least.
 const LEAST_KEYS: u32 = 128;
 
@@ -78,15 +80,15 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
 
 /// The shape that suits so many rows of the weight.
 fn by_shape(format: Format, batch: u32, rows: u32, reduce: Reduce) -> matvec::MatVec {
-    let (groups, rows) = match (reduce, batch, format.is_packed(), rows) {
+    let rows = match (reduce, batch, format.is_packed(), rows) {
         // As measured on an H200 (docs/kernels.md); `tune` finds better ones for other devices.
-        (Reduce::Plane(_), 1, false, 65_536..) => (4, 4),
-        (Reduce::Plane(_), 1, false, 8192..) | (Reduce::Shared(_), 1..8, ..) => (4, 2),
-        (Reduce::Plane(_), 1, true, 8192..) => (8, 8),
-        (Reduce::Plane(_), 1, true, _) => (8, 2),
-        _ => (4, 1),
+        (Reduce::Plane(_), 1, false, 65_536..) | (Reduce::Plane(_), 1, true, 8192..) => 4,
+        (Reduce::Plane(_), 1, false, 8192..)
+        | (Reduce::Plane(_), 1, true, _)
+        | (Reduce::Shared(_), 1..8, ..) => 2,
+        _ => 1,
     };
-    matvec::MatVec { format, batch, groups, rows, reduce }
+    matvec::MatVec { format, batch, groups: 4, rows, reduce }
 }
 
 /// The matrix-vector kernel of the table that has this name.
@@ -113,6 +115,6 @@ pub fn splits(kernels: &Kernels, dim: u32, f16: bool, params: &attention::Params
         return splits.clamp(1, attention::MAX_SPLITS);
     }
     let heads = params.batch * params.kv_heads * params.rows_per_kv_head().div_ceil(8);
-    let wanted = BUSY_CUBES.div_ceil(heads);
+    let wanted = BUSY_DECODING.div_ceil(heads);
     wanted.min(params.keys.div_ceil(LEAST_KEYS)).clamp(1, attention::MAX_SPLITS)
 }

@@ -74,7 +74,17 @@ impl CubeTask<CudaCompiler> for Task {
         });
         match source {
             Some(compiled) => Ok(compiled),
-            None => expand(self.kernel, compiler, options, mode, address),
+            None => {
+                // As a pointer the information block can be left out: nothing is bound to it.
+                let mut options = options.clone();
+                options.supports_features.grid_constants = false;
+                let mut expanded = expand(self.kernel, compiler, &options, mode, address)?;
+                expanded.source =
+                    targets::without_info(&expanded.source, self.name).map_err(|reason| {
+                        CompilationError::Generic { reason, backtrace: Default::default() }
+                    })?;
+                Ok(expanded)
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Linear layers of one input.
 
+use std::iter::repeat_n;
+
 use burn::{module::Module, tensor::Tensor};
 
 use super::{Linear, LoadError, Weights};
@@ -56,8 +58,8 @@ impl<B: Backend> Linears<B> {
     /// [`PackError`] where the backend cannot use packed weights.
     pub fn forward<const N: usize>(&self, x: Tensor<B, 2>) -> Result<[Tensor<B, 2>; N], PackError> {
         let mut out = Vec::with_capacity(N);
-        for group in &self.groups {
-            let joined = group.joined.forward(x.clone())?;
+        for (group, x) in self.groups.iter().zip(repeat_n(x, self.groups.len())) {
+            let joined = group.joined.forward(x)?;
             split(joined, &group.widths, &mut out);
         }
         let found = out.len();

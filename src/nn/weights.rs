@@ -178,7 +178,7 @@ impl<'a, B: Backend> Weights<'a, B> {
         shape: [usize; 2],
     ) -> Result<Matrix<B>, LoadError> {
         if self.dequantize || !B::keeps_packed(raw.encoding, shape, self.device) {
-            return Ok(Matrix::Dense(self.dense(raw, shape)?));
+            return Ok(Matrix::Dense(self.dense(raw, shape, B::stored)?));
         }
         let packed = HostPacked::new(raw.bytes.clone(), shape, raw.encoding).map_err(|source| {
             let file = self.checkpoint.path().to_path_buf();
@@ -200,13 +200,15 @@ impl<'a, B: Backend> Weights<'a, B> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Param<Tensor<B, D>>, LoadError> {
-        self.dense(self.checkpoint.tensor_of_shape(&self.name(name), &shape)?, shape)
+        let raw = self.checkpoint.tensor_of_shape(&self.name(name), &shape)?;
+        self.dense(raw, shape, |tensor| tensor)
     }
 
     fn dense<const D: usize>(
         &self,
         raw: RawTensor,
         shape: [usize; D],
+        stored: fn(Tensor<B, D>) -> Tensor<B, D>,
     ) -> Result<Param<Tensor<B, D>>, LoadError> {
         let dtype = if D == 1 { DType::F32 } else { self.dtype };
         let bytes = shape.iter().product::<usize>() as u64 * dtype.size() as u64;
@@ -224,7 +226,7 @@ impl<'a, B: Backend> Weights<'a, B> {
             .map_err(|source| self.decode_error(&raw.name, source))?;
         // Weights stay for good: in the general pool they would be rounded up to its page sizes.
         let tensor = B::memory_persistent_allocations(self.device, data, |data| {
-            Tensor::<B, D>::from_data(data, (self.device, dtype))
+            stored(Tensor::<B, D>::from_data(data, (self.device, dtype)))
         });
         if let Some(report) = self.on_bytes {
             report(raw.bytes.len() as u64);

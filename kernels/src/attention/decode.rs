@@ -45,6 +45,20 @@ impl Decode {
         if self.reduce.plane().is_some() { AHEAD } else { 1 }
     }
 
+    /// Scores that a thread still adds up after so many exchanges of halves.
+    const fn left(self, steps: u32) -> usize {
+        let left = (self.rows as usize * self.ahead()) >> steps;
+        if left == 0 { 1 } else { left }
+    }
+
+    /// Rows whose results are joined at a time.
+    const fn joined(self) -> usize {
+        let fit = (self.threads() / (self.dim / 4)) as usize;
+        // More would take shared memory that other cubes need.
+        let fit = if fit >= 2 { 2 } else { 1 };
+        if fit < self.rows as usize { fit } else { self.rows as usize }
+    }
+
     const fn threads(self) -> u32 {
         match self.reduce {
             Reduce::Plane(_) => THREADS,
@@ -95,18 +109,44 @@ impl Decode {
     }
 }
 
-/// Sums each of `values` (rows by keys ahead) over the threads that share a key.
+/// Sums each of `values` (rows by keys ahead) over the threads that share a key: every one of these
+/// has all sums after it.
 #[cube]
 fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime] kernel: Decode) {
-    let rows = comptime!(kernel.rows as usize * kernel.ahead());
+    let count = comptime!(kernel.rows as usize * kernel.ahead());
     let lanes = comptime!(kernel.lanes());
     if comptime!(kernel.reduce.plane().is_some()) {
+        // Halves change places: a thread goes on with half of the values, so that `count` of them
+        // take about as many exchanges, not `count` for each step.
+        let lane = UNIT_POS_X % lanes;
         #[unroll]
         for step in 0..comptime!(lanes.ilog2()) {
-            #[unroll]
-            for r in 0..rows {
-                values[r] += plane_shuffle_xor(values[r], comptime!(1u32 << step));
+            let mask = comptime!(lanes >> (step + 1));
+            let left = comptime!(kernel.left(step));
+            if comptime!(left > 1) {
+                let upper = (lane & mask) != 0u32;
+                #[unroll]
+                for i in 0..comptime!(left / 2) {
+                    let (low, high) = (values[i], values[comptime!(left / 2 + i)]);
+                    let other = plane_shuffle_xor(select(upper, low, high), mask);
+                    values[i] = select(upper, high, low) + other;
+                }
+            } else {
+                values[0usize] += plane_shuffle_xor(values[0usize], mask);
             }
+        }
+        // The value `i` lies `i % held` in the lane whose upper bits are `i / held`.
+        let held = comptime!(kernel.left(lanes.ilog2()));
+        let mut sums = Array::<f32>::new(held);
+        #[unroll]
+        for i in 0..held {
+            sums[i] = values[i];
+        }
+        let first = UNIT_POS_X % comptime!(kernel.reduce.threads()) / lanes * lanes;
+        #[unroll]
+        for i in 0..count {
+            let holder = comptime!((i / held) as u32 * lanes / (count / held) as u32);
+            values[i] = plane_shuffle(sums[comptime!(i % held)], first + holder);
         }
     } else {
         let threads = comptime!(kernel.threads() as usize);
@@ -114,12 +154,12 @@ fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime
         let first = (UNIT_POS_X / lanes * lanes) as usize;
         sync_cube();
         #[unroll]
-        for r in 0..rows {
+        for r in 0..count {
             shared[comptime!(r * threads) + thread] = values[r];
         }
         sync_cube();
         #[unroll]
-        for r in 0..rows {
+        for r in 0..count {
             let mut sum = 0.0f32;
             for lane in 0..comptime!(lanes as usize) {
                 sum += shared[comptime!(r * threads) + first + lane];
@@ -276,47 +316,55 @@ fn decode<C: Float>(
         }
     }
 
-    // The groups of a cube saw different keys: join them, row by row.
-    let mut vectors = SharedMemory::<F4>::new(comptime!(2 * threads));
-    let mut maxima = SharedMemory::<f32>::new(groups);
-    let mut sums = SharedMemory::<f32>::new(groups);
+    // The groups of a cube saw different keys: join them, a few rows at a time.
+    let joined = comptime!(kernel.joined());
+    let mut vectors = SharedMemory::<F4>::new(comptime!(kernel.joined() * 2 * threads));
+    let mut maxima = SharedMemory::<f32>::new(comptime!(kernel.joined() * groups));
+    let mut sums = SharedMemory::<f32>::new(comptime!(kernel.joined() * groups));
     #[unroll]
-    for r in 0..rows {
-        if comptime!(r > 0) {
-            // The row before has been read.
+    for turn in 0..comptime!(rows / kernel.joined()) {
+        if comptime!(turn > 0) {
+            // The rows before have been read.
             sync_cube();
         }
-        vectors[thread * 2] = acc[comptime!(2 * r)];
-        vectors[thread * 2 + 1] = acc[comptime!(2 * r + 1)];
-        if lane == 0 {
-            maxima[group] = maximum[r];
-            sums[group] = sum[r];
+        #[unroll]
+        for i in 0..joined {
+            let r = comptime!(turn * kernel.joined() + i);
+            vectors[comptime!(i * 2 * threads) + thread * 2] = acc[comptime!(2 * r)];
+            vectors[comptime!(i * 2 * threads) + thread * 2 + 1] = acc[comptime!(2 * r + 1)];
+            if lane == 0 {
+                maxima[comptime!(i * groups) + group] = maximum[r];
+                sums[comptime!(i * groups) + group] = sum[r];
+            }
         }
         sync_cube();
-        let row = chunk * rows + r;
-        let position = row / per_kv_head;
-        let head = kv_head * per_kv_head + row % per_kv_head;
-        let place = ((sequence * len + position) * heads + head) * splits + split;
-        let mut best = f32::new(LOWEST);
-        for g in 0..groups {
-            best = max(best, maxima[g]);
-        }
-        // A vector of the row for each of the first threads.
-        if thread < comptime!(dim / 4) && row < row_count {
-            let mut joined = F4::new(0.0f32);
+        // A vector of a row for each thread.
+        let i = thread / comptime!(dim / 4);
+        let vector = thread % comptime!(dim / 4);
+        let row = chunk * rows + comptime!(turn * kernel.joined()) + i;
+        if i < joined && row < row_count {
+            let position = row / per_kv_head;
+            let head = kv_head * per_kv_head + row % per_kv_head;
+            let place = ((sequence * len + position) * heads + head) * splits + split;
+            let mut best = f32::new(LOWEST);
+            #[unroll]
             for g in 0..groups {
-                let weight = (maxima[g] - best).exp();
-                joined += vectors[g * comptime!(2 * lanes) + thread] * F4::new(weight);
+                best = max(best, maxima[i * groups + g]);
             }
-            parts[place * comptime!(dim / 4) + thread] = joined;
-        }
-        if thread == 0 && row < row_count {
-            let mut joined = 0.0f32;
+            let mut value = F4::new(0.0f32);
+            let mut total_weight = 0.0f32;
+            #[unroll]
             for g in 0..groups {
-                joined += sums[g] * (maxima[g] - best).exp();
+                let weight = (maxima[i * groups + g] - best).exp();
+                total_weight += sums[i * groups + g] * weight;
+                let from = i * comptime!(2 * threads) + comptime!(g * 2 * lanes) + vector;
+                value += vectors[from] * F4::new(weight);
             }
-            ends[place * 2] = best;
-            ends[place * 2 + 1] = joined;
+            parts[place * comptime!(dim / 4) + vector] = value;
+            if vector == 0 {
+                ends[place * 2] = best;
+                ends[place * 2 + 1] = total_weight;
+            }
         }
     }
 }

@@ -90,9 +90,11 @@ impl MatVec {
         self.groups * self.reduce.threads()
     }
 
-    /// Columns of `x` in shared memory at a time. What must run anywhere stays below 16 KiB.
+    /// Columns of `x` in shared memory at a time. What must run anywhere stays below 16 KiB. One row
+    /// takes what a plane does in one step and no more, so that several cubes fit a processor.
     pub(crate) const fn tile(self) -> usize {
-        let values = if self.reduce.plane().is_some() { 4096 } else { 2048 };
+        let is_wide = self.reduce.plane().is_some() && self.batch > 1;
+        let values = if is_wide { 4096 } else { 2048 };
         values / self.batch as usize
     }
 

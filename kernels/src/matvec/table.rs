@@ -28,7 +28,7 @@ pub(crate) fn table() -> Vec<Kernel> {
 /// Groups and rows worth trying.
 fn shapes(format: Format, batch: u32) -> &'static [(u32, u32)] {
     match batch {
-        1 if format.is_packed() => &[(8, 2), (8, 4), (8, 8)],
+        1 if format.is_packed() => &[(4, 2), (4, 4), (8, 2)],
         1 => &[(4, 1), (4, 2), (4, 4)],
         2 | 4 => &[(4, 1), (4, 2)],
         _ => &[(4, 1)],

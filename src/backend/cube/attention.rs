@@ -182,6 +182,9 @@ impl Context<'_> {
     }
 }
 
+/// The result, and the log-sum-exp of each row.
+type WithLse<R> = (Tensor<Cube<R>, 4>, Tensor<Cube<R>, 3>);
+
 /// Attention over tensors, and the log-sum-exp of its scores: see
 /// [`Backend::attention_with_lse`](crate::backend::Backend::attention_with_lse).
 pub(super) fn with_lse<R: Gpu>(
@@ -189,7 +192,7 @@ pub(super) fn with_lse<R: Gpu>(
     k: &Tensor<Cube<R>, 4>,
     v: &Tensor<Cube<R>, 4>,
     options: &AttentionOptions,
-) -> Option<(Tensor<Cube<R>, 4>, Tensor<Cube<R>, 3>)> {
+) -> Option<WithLse<R>> {
     let ([batch, heads, rows, head_dim], [_, kv_heads, keys, _]) = (q.dims(), k.dims());
     if k.dtype() != v.dtype() || batch * heads * rows * kv_heads * keys == 0 {
         return None;

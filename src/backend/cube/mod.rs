@@ -12,7 +12,7 @@ mod tensors;
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorPrimitive};
 use burn_cubecl::{CubeBackend, CubeRuntime};
 pub use kv_cache::CubeKvCache;
 pub use packed::{CubePacked, DeviceBlocks};
@@ -60,6 +60,12 @@ impl<R: Gpu> Backend for Cube<R> {
             return super::ops::add_bias(out, bias);
         }
         super::ops::linear(x, weight, bias)
+    }
+
+    /// CUDA's rows may begin at multiples of some hundred bytes, and our kernels read them without
+    /// gaps: once, not at each product.
+    fn stored(matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        Tensor::from_primitive(TensorPrimitive::Float(tensors::contiguous(matrix)))
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {

@@ -2,7 +2,7 @@
 //! matrix-vector kernels. For many rows the blocks are dequantised a part at a time: never as a
 //! whole.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend as _};
 use cubecl::server::Handle;
@@ -19,8 +19,10 @@ use crate::{
     quant::Encoding,
 };
 
-/// Values that are dequantised at a time for a product of many rows.
-const PART: usize = 1 << 21;
+/// Values that are dequantised at a time for a product of many rows, at most.
+const PART: usize = 1 << 23;
+/// So many rows take a multiple of 256 bytes in every format, which is where buffers may be bound.
+const ALIGNED_ROWS: usize = 128;
 
 /// A packed weight as this backend holds it.
 #[derive(Clone, Debug)]
@@ -143,14 +145,26 @@ impl<R: Gpu> DeviceBlocks<R> {
         // As dense matrices in f16 meet many rows, where there is f16.
         let dtype = if self.kernels.f16() { DType::F16 } else { DType::F32 };
         let x_in = x.clone().cast(dtype);
-        let part = (PART / columns).max(1);
-        let parts = (0..rows as u32).step_by(part).map(|first| {
-            let ids: Vec<u32> = (first..(first + part as u32).min(rows as u32)).collect();
-            let weight = self.rows(Some(&ids), dtype)?;
+        let parts = parts(rows, columns).map(|range| {
+            let weight = self.part(range, dtype)?;
             Some(x_in.clone().matmul(weight.transpose()))
         });
         let parts: Option<Vec<_>> = parts.collect();
         Some(Tensor::cat(parts?, 1).cast(x.dtype()))
+    }
+
+    /// Some of the rows, dequantised.
+    fn part(&self, range: Range<usize>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
+        let [rows, columns] = self.shape;
+        if !range.start.is_multiple_of(ALIGNED_ROWS) {
+            let ids: Vec<u32> = (range.start as u32..range.end as u32).collect();
+            return self.rows(Some(&ids), dtype);
+        }
+        let row_bytes = self.bytes / rows;
+        let handle = self.handle.clone().offset_start((range.start * row_bytes) as u64);
+        let bytes = range.len() * row_bytes;
+        let part = Self { handle, bytes, shape: [range.len(), columns], ..self.clone() };
+        part.rows(None, dtype)
     }
 
     fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
@@ -183,6 +197,13 @@ impl<R: Gpu> DeviceBlocks<R> {
         let tensor = tensors::over(&self.device, &[rows, columns], out, dtype);
         Some(Tensor::from_primitive(TensorPrimitive::Float(tensor)))
     }
+}
+
+/// The rows of a matrix, a part at a time: never all of them.
+fn parts(rows: usize, columns: usize) -> impl Iterator<Item = Range<usize>> {
+    let fit = (PART / columns).min(rows.div_ceil(2));
+    let part = if fit < ALIGNED_ROWS { fit.max(1) } else { fit / ALIGNED_ROWS * ALIGNED_ROWS };
+    (0..rows).step_by(part).map(move |first| first..(first + part).min(rows))
 }
 
 /// [`Backend::packed_linear`].
@@ -224,5 +245,20 @@ pub(super) fn rows<R: Gpu>(
     match weight.rows(Some(ids), dtype) {
         Some(found) => Ok(found),
         None => packed::rows(&weight.to_host()?, ids, device, dtype),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_part_is_the_whole() {
+        for (rows, columns) in [(2, 32), (3, 256), (255, 2048), (4096, 64), (128_256, 2048)] {
+            let all: Vec<_> = parts(rows, columns).collect();
+            assert!(all.iter().all(|part| part.len() < rows && part.len() * columns <= PART));
+            let next: Vec<_> = all.iter().skip(1).map(|part| part.start).chain([rows]).collect();
+            assert_eq!(all.iter().map(|part| part.end).collect::<Vec<_>>(), next);
+        }
     }
 }

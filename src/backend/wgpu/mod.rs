@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use adapter::{AdapterError, WgpuAdapter, adapters};
 pub use burn_wgpu::WgpuDevice;
-pub use server::submissions;
+pub use server::{TASKS_PER_SUBMISSION, submissions};
 
 use cubecl::wgpu::WgpuRuntime;
 
