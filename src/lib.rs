@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod device;
 pub mod dispatch;
+pub mod evaluation;
 pub mod formats;
 pub mod generation;
 pub mod hub;

@@ -350,3 +350,53 @@ fn random_weights_take_a_models_place() {
     let error = fails(&["generate", "--tokens", "1", "--shape", "llama-9"], 1);
     assert!(error.contains("llama-3.2-1b") && error.contains("llama-9"), "{error}");
 }
+
+#[test]
+fn perplexity_is_measured_against_a_base() {
+    let folder = tempfile::tempdir().expect("folder");
+    let text = folder.path().join("text.txt");
+    let line = "ROMEO.\nBut soft, what light through yonder window breaks?\n";
+    std::fs::write(&text, line.repeat(40)).expect("write");
+    let run = |arguments: &[&std::ffi::OsStr]| -> Value {
+        let output = program()
+            .args(["perplexity", "--device", "cpu", "--context", "64", "--windows", "6"])
+            .args(["--format", "json", "--text"])
+            .arg(&text)
+            .args(arguments)
+            .output()
+            .expect("run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let base = folder.path().join("base");
+    let model = fixture("models/shakespeare-llama");
+    let alone = run(&[model.as_os_str(), "--save-base".as_ref(), base.as_os_str()]);
+    assert_eq!((&alone["windows"], &alone["tokens"]), (&6.into(), &(6 * 31).into()));
+    let perplexity = number(&alone["perplexity"]["value"]);
+    // It repeats itself, so the model knows what comes; a guess would be the vocabulary's size.
+    assert!((1.0..200.0).contains(&perplexity), "{perplexity}");
+    assert!(alone["base"].is_null());
+
+    // The same model in f32: as a model exactly the same, as a file to within its 16 bits.
+    for (base, most) in [(model.as_path(), 1e-12), (base.as_path(), 1e-4)] {
+        let same = run(&["--kl-base".as_ref(), base.as_os_str()]);
+        let same = &same["base"];
+        assert!(number(&same["kl_divergence"]["value"]).abs() <= most, "{same}");
+        let relative = number(&same["base_perplexity"]) / perplexity;
+        assert!((relative - 1.0).abs() <= 1e-3, "{same}");
+        assert!(number(&same["same_top_token"]["value"]) > 0.99, "{same}");
+    }
+    // Blocks of 8 bits lose little, of 4 bits more.
+    let lost = |blocks: &str| {
+        let model = fixture(&format!("reference/gguf/models/llama-{blocks}.gguf"));
+        let base = fixture("reference/gguf/models/llama-f16.gguf");
+        let found = run(&[model.as_os_str(), "--kl-base".as_ref(), base.as_os_str()]);
+        number(&found["base"]["kl_divergence"]["value"])
+    };
+    let (eight, four) = (lost("q8_0"), lost("q4_0"));
+    assert!(eight > 1e-5 && eight < 0.02 && four > 10.0 * eight && four < 1.0, "{eight} {four}");
+
+    let error = fails(&["perplexity", "--text", "/no/such/file"], 1);
+    assert!(error.contains("/no/such/file"), "{error}");
+}

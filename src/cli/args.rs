@@ -28,6 +28,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Time a model: prompts, and one token after the other.
     Bench(BenchArgs),
+    /// Say how well a model predicts a text, and how far it is from another model.
+    Perplexity(PerplexityArgs),
     /// Time the GPU kernels that fit, and keep the fastest.
     Tune(TuneArgs),
 }
@@ -61,7 +63,7 @@ fn device(text: &str) -> Result<DeviceChoice, DeviceError> {
     text.parse()
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// A model folder, a .gguf file, or the id of a model on the Hugging Face Hub
     /// (organisation/name, or organisation/name/file.gguf). Without it, the small model in
@@ -72,7 +74,7 @@ pub struct ModelArgs {
     /// a config.json. There is no tokenizer then.
     #[arg(long, value_name = "NAME|FILE.json", conflicts_with = "model")]
     pub shape: Option<String>,
-    /// How the random weights of --shape are stored: f16, q8_0, q4_0, q4_k ...
+    /// How the random weights of --shape are stored: `f16`, `q8_0`, `q4_0`, `q4_k` ...
     #[arg(long, requires = "shape", default_value = "f16", value_parser = encoding)]
     pub encoding: Encoding,
     /// A folder with a LoRA adapter; may be given several times. (Not supported yet.)
@@ -244,6 +246,33 @@ pub struct BenchArgs {
     pub repeats: u16,
     #[arg(long, value_enum, default_value_t = BenchFormat::Text)]
     pub format: BenchFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    /// The model, as --model takes it.
+    #[arg(value_name = "MODEL", conflicts_with_all = ["model", "shape"])]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text, in UTF-8.
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Compare with this model, or with the predictions in a file: --save-base writes it, and so does
+    /// llama.cpp's --kl-divergence-base.
+    #[arg(long, value_name = "MODEL|FILE")]
+    pub kl_base: Option<PathBuf>,
+    /// Write the model's predictions to a file, for --kl-base.
+    #[arg(long, value_name = "FILE")]
+    pub save_base: Option<PathBuf>,
+    /// Tokens of a window; the second half of each counts.
+    #[arg(long, short = 'c', value_name = "TOKENS", default_value_t = 512)]
+    pub context: usize,
+    /// Windows to evaluate at most.
+    #[arg(long, value_name = "N")]
+    pub windows: Option<usize>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]

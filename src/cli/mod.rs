@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod perplexity;
 mod trace;
 mod tune;
 
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
