@@ -72,20 +72,17 @@ impl CubeTask<CudaCompiler> for Task {
             let text = String::from_utf8(entry.text(Language::Cuda)?).ok()?;
             Some(compiled(entry, text, Some(as_cpp(entry))))
         });
-        match source {
-            Some(compiled) => Ok(compiled),
-            None => {
-                // As a pointer the information block can be left out: nothing is bound to it.
-                let mut options = options.clone();
-                options.supports_features.grid_constants = false;
-                let mut expanded = expand(self.kernel, compiler, &options, mode, address)?;
-                expanded.source =
-                    targets::without_info(&expanded.source, self.name).map_err(|reason| {
-                        CompilationError::Generic { reason, backtrace: Default::default() }
-                    })?;
-                Ok(expanded)
-            }
+        if let Some(compiled) = source {
+            return Ok(compiled);
         }
+        // As a pointer the information block can be left out: nothing is bound to it.
+        let mut options = options.clone();
+        options.supports_features.grid_constants = false;
+        let mut expanded = expand(self.kernel, compiler, &options, mode, address)?;
+        expanded.source = targets::without_info(&expanded.source, self.name).map_err(|reason| {
+            CompilationError::Generic { reason, backtrace: Default::default() }
+        })?;
+        Ok(expanded)
     }
 }
 
