@@ -51,12 +51,11 @@ pub enum Format {
 
 /// f16, or a format in blocks.
 fn encoding(text: &str) -> Result<Encoding, String> {
-    let mut known = Encoding::ALL.into_iter().filter(|e| e.is_packed() || *e == Encoding::F16);
-    known.clone().find(|encoding| encoding.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
-        let first = known.next().map_or("", Encoding::name);
-        let names = known.fold(first.to_owned(), |all, encoding| all + ", " + encoding.name());
-        format!("{text:?} is none of {}", names.to_lowercase())
-    })
+    let mut known = Encoding::ALL.to_vec();
+    known.retain(|encoding| encoding.is_packed() || *encoding == Encoding::F16);
+    let names: Vec<String> = known.iter().map(|encoding| encoding.name().to_lowercase()).collect();
+    let found = names.iter().position(|name| name.eq_ignore_ascii_case(text));
+    found.map(|i| known[i]).ok_or_else(|| format!("{text:?} is none of {}", names.join(", ")))
 }
 
 fn device(text: &str) -> Result<DeviceChoice, DeviceError> {
