@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::quant::Encoding;
+
 /// Result of reading a model file.
 pub type Result<T> = std::result::Result<T, FormatError>;
 
@@ -119,7 +121,7 @@ pub enum FormatError {
     },
     /// A tensor in a storage type that cannot be loaded.
     #[error(
-        "{}: tensor {}: expected one of {SUPPORTED}, found the unsupported type {}",
+        "{}: tensor {}: expected one of {Supported}, found the unsupported type {}",
         path.display(), Shown(tensor), Shown(found)
     )]
     UnsupportedEncoding {
@@ -178,6 +180,16 @@ pub enum FormatError {
         /// The shard name found.
         shard: String,
     },
+    /// A file that is not the part of a split GGUF model that it should be.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    BadPart {
+        /// The file.
+        path: PathBuf,
+        /// The part that belongs there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// A JSON file beside the weights is not what it should be.
     #[error("{}: expected {expected}, found {}", path.display(), Shown(found))]
     BadConfig {
@@ -190,9 +202,14 @@ pub enum FormatError {
     },
 }
 
-/// The storage types that can be loaded; a test keeps it in step with `Encoding::ALL`.
-const SUPPORTED: &str =
-    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
+/// The storage types that can be loaded.
+struct Supported;
+
+impl fmt::Display for Supported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Encoding::ALL.map(Encoding::name).join(", "))
+    }
+}
 
 /// Text from a file, made fit for one line of a terminal.
 struct Shown<'a>(&'a str);
@@ -249,12 +266,6 @@ pub(crate) fn similar_names<'a>(wanted: &str, names: impl Iterator<Item = &'a st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::Encoding;
-
-    #[test]
-    fn supported_lists_every_encoding() {
-        assert_eq!(SUPPORTED, Encoding::ALL.map(Encoding::name).join(", "));
-    }
 
     #[test]
     fn messages_stay_on_one_short_line() {

@@ -5,8 +5,8 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::{
-    Encoding, QuantError, float, iq4_nl, iq4_xs, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k,
-    q6_k, q8_0,
+    Encoding, QuantError, float, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl,
+    iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0,
 };
 
 /// Values a thread decodes at a time: a multiple of every block, small enough to stay in cache.
@@ -85,6 +85,17 @@ fn to_f32(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::Q6_K => q6_k::decode(bytes, out),
         Encoding::IQ4_NL => iq4_nl::decode(bytes, out),
         Encoding::IQ4_XS => iq4_xs::decode(bytes, out),
+        Encoding::IQ2_XXS => iq2_xxs::decode(bytes, out),
+        Encoding::IQ2_XS => iq2_xs::decode(bytes, out),
+        Encoding::IQ2_S => iq2_s::decode(bytes, out),
+        Encoding::IQ3_XXS => iq3_xxs::decode(bytes, out),
+        Encoding::IQ3_S => iq3_s::decode(bytes, out),
+        Encoding::IQ1_S => iq1_s::decode(bytes, out),
+        Encoding::IQ1_M => iq1_m::decode(bytes, out),
+        Encoding::TQ1_0 => tq1_0::decode(bytes, out),
+        Encoding::TQ2_0 => tq2_0::decode(bytes, out),
+        Encoding::MXFP4 => mxfp4::decode(bytes, out),
+        Encoding::NVFP4 => nvfp4::decode(bytes, out),
     }
 }
 

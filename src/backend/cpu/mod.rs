@@ -139,7 +139,7 @@ impl Backend for Cpu {
     }
 
     fn keeps_packed(encoding: Encoding, [_, columns]: [usize; 2], _device: &FlexDevice) -> bool {
-        encoding.is_packed() && columns.is_multiple_of(encoding.block_len())
+        PackedMatrix::takes(encoding) && columns.is_multiple_of(encoding.block_len())
     }
 
     fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {

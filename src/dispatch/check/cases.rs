@@ -92,8 +92,8 @@ fn matrix(noise: &mut Noise, format: Format, values: usize) -> (Vec<u8>, Vec<f64
         }
         _ => {
             let name = format!("{format:?}");
-            let encoding = Encoding::ALL.into_iter().find(|e| e.name() == name);
-            let encoding = encoding.expect("every format of the kernels has a reference");
+            let encoding =
+                Encoding::from_name(&name).expect("every format of the kernels has a reference");
             let mut bytes = noise.blocks(encoding, values);
             let mut out = vec![0.0f32; values];
             quant::dequantize(encoding, &bytes, &mut out).expect("whole blocks");

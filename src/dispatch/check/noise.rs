@@ -36,10 +36,8 @@ impl Noise {
         for _ in 0..values / encoding.block_len() {
             let start = bytes.len();
             bytes.extend((0..encoding.block_bytes()).map(|_| self.next() as u8));
-            for at in encoding.f16_fields() {
-                let scale = f16::from_f32((self.next() % 1000) as f32 * 2e-5 + 1e-4);
-                bytes[start + at..start + at + 2].copy_from_slice(&scale.to_le_bytes());
-            }
+            let scale = (self.next() % 1000) as f32 * 2e-5 + 1e-4;
+            encoding.set_scale(&mut bytes[start..], scale);
         }
         bytes
     }

@@ -44,7 +44,7 @@ impl GgmlType {
 
     /// The format that decodes it, if there is one here.
     pub fn encoding(&self) -> Option<Encoding> {
-        Encoding::ALL.into_iter().find(|encoding| encoding.name() == self.name)
+        Encoding::from_name(self.name)
     }
 
     /// Bytes of `elements` values; `None` when they are not whole blocks, or on overflow.

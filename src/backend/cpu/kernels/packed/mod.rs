@@ -35,9 +35,9 @@ pub enum Activations {
 /// Why bytes are no [`PackedMatrix`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackedMatrixError {
-    /// The format stores single values, which [`super::linear`] takes.
-    #[error("{encoding} is no block format")]
-    NotPacked {
+    /// The format stores single values, which [`super::linear`] takes, or blocks that have no kernel.
+    #[error("no kernel takes {encoding} as it is stored")]
+    NoKernel {
         /// The format.
         encoding: Encoding,
     },
@@ -76,15 +76,15 @@ impl<'a> PackedMatrix<'a> {
     /// Checks that `bytes` hold exactly that shape.
     ///
     /// # Errors
-    /// [`PackedMatrixError`] if they do not, or if `encoding` is no block format.
+    /// [`PackedMatrixError`] if they do not, or if no kernel [takes](Self::takes) the format.
     pub fn new(
         bytes: &'a [u8],
         encoding: Encoding,
         features: usize,
         depth: usize,
     ) -> Result<Self, PackedMatrixError> {
-        if !encoding.is_packed() {
-            return Err(PackedMatrixError::NotPacked { encoding });
+        if !Self::takes(encoding) {
+            return Err(PackedMatrixError::NoKernel { encoding });
         }
         let expected = encoding.bytes_for(depth).and_then(|row| row.checked_mul(features));
         if expected == Some(bytes.len()) {
@@ -93,6 +93,11 @@ impl<'a> PackedMatrix<'a> {
             let found = bytes.len();
             Err(PackedMatrixError::Size { encoding, features, depth, expected, found })
         }
+    }
+
+    /// Whether there is a kernel for blocks of a format.
+    pub fn takes(encoding: Encoding) -> bool {
+        product::kernel(encoding).is_some()
     }
 
     /// Bytes in a row.

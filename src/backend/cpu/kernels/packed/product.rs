@@ -33,27 +33,30 @@ pub(super) fn quantised(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let call = Call { instructions, x, rows, w, bias, out };
-    match w.encoding {
-        Encoding::Q4_0 => call.run::<formats::Q4_0>(),
-        Encoding::Q4_1 => call.run::<formats::Q4_1>(),
-        Encoding::Q5_0 => call.run::<formats::Q5_0>(),
-        Encoding::Q5_1 => call.run::<formats::Q5_1>(),
-        Encoding::Q8_0 => call.run::<formats::Q8_0>(),
-        Encoding::Q2_K => call.run::<formats::Q2K>(),
-        Encoding::Q3_K => call.run::<formats::Q3K>(),
-        Encoding::Q4_K => call.run::<formats::Q4K>(),
-        Encoding::Q5_K => call.run::<formats::Q5K>(),
-        Encoding::Q6_K => call.run::<formats::Q6K>(),
-        Encoding::IQ4_NL => call.run::<formats::Iq4Nl>(),
-        Encoding::IQ4_XS => call.run::<formats::Iq4Xs>(),
-        Encoding::F32 | Encoding::F16 | Encoding::BF16 => {
-            unreachable!("a packed matrix has blocks")
-        }
+    let product = kernel(w.encoding).expect("checked when the matrix was made");
+    product(Call { instructions, x, rows, w, bias, out });
+}
+
+/// The products of a format; `None` for one that is not unpacked here.
+pub(super) fn kernel(encoding: Encoding) -> Option<fn(Call<'_>)> {
+    match encoding {
+        Encoding::Q4_0 => Some(run::<formats::Q4_0>),
+        Encoding::Q4_1 => Some(run::<formats::Q4_1>),
+        Encoding::Q5_0 => Some(run::<formats::Q5_0>),
+        Encoding::Q5_1 => Some(run::<formats::Q5_1>),
+        Encoding::Q8_0 => Some(run::<formats::Q8_0>),
+        Encoding::Q2_K => Some(run::<formats::Q2K>),
+        Encoding::Q3_K => Some(run::<formats::Q3K>),
+        Encoding::Q4_K => Some(run::<formats::Q4K>),
+        Encoding::Q5_K => Some(run::<formats::Q5K>),
+        Encoding::Q6_K => Some(run::<formats::Q6K>),
+        Encoding::IQ4_NL => Some(run::<formats::Iq4Nl>),
+        Encoding::IQ4_XS => Some(run::<formats::Iq4Xs>),
+        _ => None,
     }
 }
 
-struct Call<'a> {
+pub(super) struct Call<'a> {
     instructions: Instructions,
     x: &'a [f32],
     rows: usize,
@@ -62,27 +65,25 @@ struct Call<'a> {
     out: &'a mut [f32],
 }
 
-impl Call<'_> {
-    fn run<F: Format>(self) {
-        let Self { instructions, x, rows, w, bias, out } = self;
-        let len = Quantised::floats(rows, w.depth, F::Codes::GROUP);
-        with_scratch(len, |memory| {
-            let x = quantise_rows::<F>(instructions, x, rows, w.depth, memory);
-            let features = w.features;
-            let (tile_rows, tile_features) = tile(rows, w);
-            let tiles = Tiles::new(out, (rows, features), (tile_rows, tile_features));
-            let across = tiles.across();
-            let down = rows.div_ceil(tile_rows);
-            // Tasks that share weights run next to each other in time.
-            for_each_task(down * across, |task| {
-                let mut out = tiles.take(task % down, task / down);
-                SLICE.with_borrow_mut(|slice| {
-                    let out = &mut out;
-                    instructions.run(Product::<F> { x, w, bias, out, slice, format: PhantomData });
-                });
+fn run<F: Format>(call: Call<'_>) {
+    let Call { instructions, x, rows, w, bias, out } = call;
+    let len = Quantised::floats(rows, w.depth, F::Codes::GROUP);
+    with_scratch(len, |memory| {
+        let x = quantise_rows::<F>(instructions, x, rows, w.depth, memory);
+        let features = w.features;
+        let (tile_rows, tile_features) = tile(rows, w);
+        let tiles = Tiles::new(out, (rows, features), (tile_rows, tile_features));
+        let across = tiles.across();
+        let down = rows.div_ceil(tile_rows);
+        // Tasks that share weights run next to each other in time.
+        for_each_task(down * across, |task| {
+            let mut out = tiles.take(task % down, task / down);
+            SLICE.with_borrow_mut(|slice| {
+                let out = &mut out;
+                instructions.run(Product::<F> { x, w, bias, out, slice, format: PhantomData });
             });
         });
-    }
+    });
 }
 
 /// Rows and features of a task.

@@ -24,7 +24,7 @@ fn halves(encoding: Encoding) -> &'static [usize] {
 }
 
 fn packed_encodings() -> impl Iterator<Item = Encoding> {
-    Encoding::ALL.into_iter().filter(|encoding| encoding.is_packed())
+    Encoding::ALL.into_iter().filter(|encoding| PackedMatrix::takes(*encoding))
 }
 
 /// Blocks for `[features, depth]`.
@@ -259,6 +259,13 @@ fn what_is_not_finite_does_not_vanish() {
         product::quantised(instructions, &x, 1, &case.matrix(3), None, &mut out);
         assert!(out.iter().all(|value| value.is_nan()));
     }
+}
+
+#[test]
+fn formats_without_a_kernel_are_refused() {
+    assert_eq!(packed_encodings().count(), 12);
+    let error = PackedMatrix::new(&[0; 66], Encoding::IQ2_XXS, 1, 256).expect_err("no kernel");
+    assert_eq!(error.to_string(), "no kernel takes IQ2_XXS as it is stored");
 }
 
 #[test]
