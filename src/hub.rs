@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::formats::{
     FormatError,
+    gguf::PartName,
     safetensors::{INDEX, SINGLE, read_index},
 };
 
@@ -206,7 +207,7 @@ impl Hub {
             .map_err(|error| self.failure(id, "anything", &error))?
             .repo(Repo::model(id.model.clone()));
         if let Some(file) = &id.file {
-            return self.download(&repo, id, file);
+            return self.download_parts(&repo, id, file);
         }
         let info = repo.info().map_err(|error| self.failure(id, "model", &error))?;
         let files: BTreeSet<&str> = info.siblings.iter().map(|s| s.rfilename.as_str()).collect();
@@ -217,7 +218,8 @@ impl Hub {
     fn cached(&self, id: &HubId) -> Option<PathBuf> {
         let repo = self.cache.repo(Repo::model(id.model.clone()));
         if let Some(file) = &id.file {
-            return repo.get(file);
+            let parts: Option<Vec<_>> = parts(file).iter().map(|part| repo.get(part)).collect();
+            return parts.and(repo.get(file));
         }
         let model = self.cache.path().join(Repo::model(id.model.clone()).folder_name());
         let commit = std::fs::read_to_string(model.join("refs/main")).ok()?;
@@ -231,12 +233,14 @@ impl Hub {
             let whole = has("config.json") && shards.iter().all(|shard| has(shard));
             return whole.then_some(snapshot);
         }
-        let mut ggufs = std::fs::read_dir(&snapshot)
+        let names = std::fs::read_dir(&snapshot)
             .ok()?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.to_str().is_some_and(is_gguf));
-        let only = ggufs.next()?;
-        ggufs.next().is_none().then_some(only)
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| is_gguf(name));
+        let found: BTreeSet<String> = names.collect();
+        let first = found.first()?;
+        let whole = parts(first).into_iter().collect::<BTreeSet<_>>() == found;
+        whole.then(|| snapshot.join(first))
     }
 
     /// Everything that is needed of a model, the weights last: a snapshot that has its weights is
@@ -255,9 +259,11 @@ impl Hub {
             let ggufs: Vec<&str> = files.iter().copied().filter(|f| is_gguf(f)).collect();
             return match ggufs[..] {
                 [] => Err(HubError::NoWeights { id: id.clone() }),
-                [file] => self.download(repo, id, file),
+                [first, ..] if parts(first) == ggufs => self.download_parts(repo, id, first),
                 _ => {
-                    let files = ggufs.into_iter().map(String::from).collect();
+                    // The first part stands for a model in parts.
+                    let names = |file: &&str| parts(file).first().is_some_and(|f| f == *file);
+                    let files = ggufs.into_iter().filter(names).map(String::from).collect();
                     Err(HubError::Several { id: id.clone(), files })
                 }
             };
@@ -271,6 +277,14 @@ impl Hub {
         }
         last.pop();
         Ok(last)
+    }
+
+    /// A GGUF file, with the others if it is one part of several.
+    fn download_parts(&self, repo: &ApiRepo, id: &HubId, file: &str) -> Result<PathBuf, HubError> {
+        for part in parts(file).iter().filter(|part| *part != file) {
+            self.download(repo, id, part)?;
+        }
+        self.download(repo, id, file)
     }
 
     fn download(&self, repo: &ApiRepo, id: &HubId, file: &str) -> Result<PathBuf, HubError> {
@@ -297,6 +311,11 @@ impl Hub {
 
 fn is_gguf(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+}
+
+/// The files of the model that a GGUF file is, or is a part of.
+fn parts(file: &str) -> Vec<String> {
+    PartName::parse(file).map_or_else(|| vec![file.to_string()], |name| name.all().collect())
 }
 
 /// The files that an index of shards names.

@@ -10,6 +10,8 @@ mod hostile;
 mod quant;
 #[path = "formats/shards.rs"]
 mod shards;
+#[path = "formats/split.rs"]
+mod split;
 #[path = "formats/synthetic.rs"]
 mod synthetic;
 

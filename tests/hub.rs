@@ -112,6 +112,12 @@ fn files() -> Files {
     }
     let gguf = fixture("reference/gguf/models/llama-f16.gguf");
     files.insert("org/one/llama-f16.gguf".into(), std::fs::read(gguf).expect("a fixture"));
+    // Two parts: no model is in them, which is found out after all are there.
+    for name in ["q4/m-00001-of-00002.gguf", "q4/m-00002-of-00002.gguf"] {
+        files.insert(format!("org/parts/{name}"), b"GGUF".to_vec());
+        files.insert(format!("org/many/{name}"), b"GGUF".to_vec());
+    }
+    files.insert("org/many/m.Q8_0.gguf".into(), b"GGUF".to_vec());
     files.insert("org/pickled/pytorch_model.bin".into(), b"x".to_vec());
     files.insert("org/broken/config.json".into(), b"{}".to_vec());
     files.insert(
@@ -178,6 +184,28 @@ fn a_download_that_broke_off_is_taken_up_again() {
 }
 
 #[test]
+fn a_model_in_parts_is_downloaded_whole() {
+    let server = Server::start(files());
+    for model in ["org/parts", "org/parts/q4/m-00002-of-00002.gguf"] {
+        let home = tempfile::tempdir().expect("folder");
+        let (code, _, error) = generate(model, &server.url, home.path(), false);
+        assert_eq!(code, Some(1));
+        assert!(error.contains("of-00002.gguf: the version needs 4 bytes"), "{error}");
+        let snapshot = home.path().join("hub/models--org--parts/snapshots/0123abcd/q4");
+        for part in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] {
+            assert!(snapshot.join(part).is_file(), "{model}: {part}");
+        }
+        // With one of them gone, the cache does not have it.
+        let named = "org/parts/q4/m-00002-of-00002.gguf";
+        let (_, _, error) = generate(named, &server.url, home.path(), true);
+        assert!(error.contains("the version needs 4 bytes"), "{error}");
+        std::fs::remove_file(snapshot.join("m-00001-of-00002.gguf")).expect("a part");
+        let (_, _, error) = generate(named, &server.url, home.path(), true);
+        assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
+    }
+}
+
+#[test]
 fn failures_say_what_to_do() {
     let server = Server::start(files());
     let home = tempfile::tempdir().expect("folder");
@@ -185,6 +213,7 @@ fn failures_say_what_to_do() {
         ("org/nothing", &["org/nothing", "HF_TOKEN", "no such file"][..]),
         ("org/one/other.gguf", &["other.gguf", "org/one"]),
         ("org/ggufs", &["org/ggufs/a.Q4_0.gguf", "org/ggufs/a.Q8_0.gguf", "name one"]),
+        ("org/many", &["org/many/m.Q8_0.gguf", "org/many/q4/m-00001-of-00002.gguf"]),
         ("org/pickled", &["org/pickled", "model.safetensors", ".gguf"]),
         ("org/broken", &["plain file name", "evil"]),
         ("../escape", &["../escape", "organisation/name"]),

@@ -12,6 +12,11 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     println!("{}: {}", container.path().display(), container.format_name());
     if let Some(gguf) = container.gguf() {
         println!("version {}, {} metadata entries", gguf.version(), gguf.metadata().len());
+        if gguf.paths().len() > 1 {
+            for path in gguf.paths() {
+                println!("  part {}", path.display());
+            }
+        }
         for (key, value) in gguf.metadata().iter() {
             println!("  {key} = {}", shown(value));
         }

@@ -39,7 +39,8 @@ pub enum TokenizerSource<'a> {
 
 impl Checkpoint {
     /// Opens a folder with `config.json` and safetensors weights, a folder with exactly one `.gguf`
-    /// file, a `.gguf` file, or a `.safetensors` file with `config.json` beside it.
+    /// file (or the parts of one), a `.gguf` file (or any part of one), or a `.safetensors` file with
+    /// `config.json` beside it.
     ///
     /// # Errors
     /// [`FormatError`] for anything wrong with the files, or a configuration that is incomplete.
@@ -54,7 +55,6 @@ impl Checkpoint {
         let permutation;
         match &container {
             Container::Gguf(file) => {
-                file.check_whole()?;
                 config = gguf::hugging_face_config(file)?;
                 config_path = file.path().to_path_buf();
                 permutation = permutation_of(file, &config)?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::gguf::{self, GgufFile};
+use super::gguf::{self, GgufFile, PartName};
 use super::safetensors::SafetensorsSet;
 use super::{FormatError, RandomWeights, Result, TensorInfo};
 
@@ -21,7 +21,8 @@ pub enum Container {
 
 impl Container {
     /// Opens a `.gguf` file, a `.safetensors` file, an index of shards (`.json`), or a folder that
-    /// holds safetensors weights or exactly one `.gguf` file.
+    /// holds safetensors weights or exactly one `.gguf` file. Of a GGUF file in parts, any part
+    /// stands for all.
     ///
     /// A file with another extension is opened if it begins like a GGUF file.
     ///
@@ -44,15 +45,17 @@ impl Container {
         if SafetensorsSet::is_in(folder) {
             return SafetensorsSet::open_folder(folder).map(Self::Safetensors);
         }
-        let mut ggufs = files_with_extension(folder, gguf::EXTENSION)?;
-        match (ggufs.pop(), ggufs.is_empty()) {
-            (Some(path), true) => GgufFile::open(&path).map(Self::Gguf),
-            (found, _) => Err(FormatError::MissingFile {
+        let ggufs = files_with_extension(folder, gguf::EXTENSION)?;
+        match &ggufs[..] {
+            [path, rest @ ..] if rest.iter().all(|other| are_parts_of_one(path, other)) => {
+                GgufFile::open(path).map(Self::Gguf)
+            }
+            _ => Err(FormatError::MissingFile {
                 path: folder.to_path_buf(),
                 expected: format!(
                     "model.safetensors, model.safetensors.index.json, or exactly one .gguf file \
                      (found {})",
-                    ggufs.len() + usize::from(found.is_some()),
+                    ggufs.len(),
                 ),
             }),
         }
@@ -98,6 +101,11 @@ impl Container {
             Self::Safetensors(_) | Self::Random(_) => None,
         }
     }
+}
+
+fn are_parts_of_one(a: &Path, b: &Path) -> bool {
+    let name = |path: &Path| PartName::parse(path.file_name()?.to_str()?);
+    name(a).zip(name(b)).is_some_and(|(a, b)| a.is_beside(&b))
 }
 
 fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {

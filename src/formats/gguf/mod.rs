@@ -4,6 +4,7 @@
 mod config;
 mod names;
 mod reader;
+mod split;
 mod types;
 mod value;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 
 pub(super) use config::hugging_face_config;
 pub(super) use names::{Permutation, file_name};
+pub(crate) use split::PartName;
 pub use types::{GgmlType, TypeId};
 pub use value::{GgufArray, GgufMetadata, GgufValue};
 
@@ -26,14 +28,24 @@ pub(super) const EXTENSION: &str = "gguf";
 /// The alignment of tensor data where `general.alignment` does not say.
 const DEFAULT_ALIGNMENT: u32 = 32;
 
-/// One GGUF file, mapped and checked.
+/// The GGUF file of a model, mapped and checked: one, or the parts that it was split into.
 #[derive(Debug)]
 pub struct GgufFile {
+    /// In their order; at least one. The first has the metadata.
+    parts: Vec<Part>,
+    /// Of all parts.
+    tensors: Vec<GgufTensor>,
+    index: HashMap<String, usize>,
+}
+
+/// One file.
+#[derive(Debug)]
+struct Part {
     map: FileMap,
     version: u32,
     metadata: GgufMetadata,
+    /// Until they are joined with those of the other parts.
     tensors: Vec<GgufTensor>,
-    index: HashMap<String, usize>,
 }
 
 /// What the file says about a tensor.
@@ -42,6 +54,8 @@ pub struct GgufTensor {
     name: String,
     shape: Vec<usize>,
     ty: &'static GgmlType,
+    /// The number of the file that holds it.
+    part: usize,
     start: usize,
     end: usize,
 }
@@ -74,40 +88,46 @@ impl GgufTensor {
 }
 
 impl GgufFile {
-    /// Maps the file and checks everything but the tensor values.
+    /// Maps the file, and the others if it is one part of several, and checks everything but the
+    /// tensor values.
     ///
     /// # Errors
     /// [`FormatError`] naming the file, and the key or tensor where one is to blame.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = FileMap::open(path)?;
-        let header = reader::read_header(path, &map)?;
-        let alignment = alignment(&header.metadata)?;
-        let tensors = place_tensors(path, &header, alignment, map.len())?;
-        let mut index = HashMap::with_capacity(tensors.len());
-        for (i, tensor) in tensors.iter().enumerate() {
-            if index.insert(tensor.name.clone(), i).is_some() {
-                return Err(FormatError::DuplicateTensor {
-                    path: path.to_path_buf(),
-                    tensor: tensor.name.clone(),
-                });
+        let mut parts = split::all_parts(Part::open(path)?)?;
+        let (mut tensors, mut index) = (Vec::new(), HashMap::new());
+        for (number, part) in parts.iter_mut().enumerate() {
+            for tensor in std::mem::take(&mut part.tensors) {
+                if index.insert(tensor.name.clone(), tensors.len()).is_some() {
+                    return Err(FormatError::DuplicateTensor {
+                        path: part.map.path().to_path_buf(),
+                        tensor: tensor.name,
+                    });
+                }
+                tensors.push(GgufTensor { part: number, ..tensor });
             }
         }
-        Ok(Self { map, version: header.version, metadata: header.metadata, tensors, index })
+        Ok(Self { parts, tensors, index })
     }
 
-    /// Where the file is.
+    /// Where the file is; of several parts, the first.
     pub fn path(&self) -> &Path {
-        self.map.path()
+        self.parts[0].map.path()
+    }
+
+    /// Where all of its parts are: one, unless it was split.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(|part| part.map.path())
     }
 
     /// The format's version: 2 or 3.
     pub fn version(&self) -> u32 {
-        self.version
+        self.parts[0].version
     }
 
     /// The key-value section.
     pub fn metadata(&self) -> &GgufMetadata {
-        &self.metadata
+        &self.parts[0].metadata
     }
 
     /// The tensors, in file order.
@@ -135,26 +155,14 @@ impl GgufFile {
     /// The stored values of one of this file's tensors, as they lie in the file.
     pub fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
         // `open` has checked the range; a tensor of another file finds nothing rather than a panic.
-        self.map.get(tensor.start..tensor.end).unwrap_or_default()
+        let part = self.parts.get(tensor.part);
+        part.and_then(|part| part.map.get(tensor.start..tensor.end)).unwrap_or_default()
     }
 
     /// The same, to keep: the file stays mapped for as long.
     pub fn shared_bytes(&self, tensor: &GgufTensor) -> Bytes {
-        self.map.share(self.bytes(tensor))
-    }
-
-    /// Whether all of a model's tensors are here: `gguf-split` may have spread them over files.
-    ///
-    /// # Errors
-    /// [`FormatError::BadMetadata`] for one part of several.
-    pub(super) fn check_whole(&self) -> Result<()> {
-        let key = "split.count";
-        match self.metadata.u32(key)? {
-            None | Some(0 | 1) => Ok(()),
-            Some(_) => Err(self
-                .metadata
-                .bad(key, "1: a model in one file (`gguf-split --merge`)".to_owned())),
-        }
+        let part = self.parts.get(tensor.part);
+        part.map_or_else(Bytes::new, |part| part.map.share(self.bytes(tensor)))
     }
 
     /// `general.architecture`.
@@ -163,7 +171,18 @@ impl GgufFile {
     /// When the key is missing or no string.
     pub fn architecture(&self) -> Result<&str> {
         let key = "general.architecture";
-        self.metadata.require(key, "the name of an architecture", self.metadata.str(key)?)
+        let metadata = self.metadata();
+        metadata.require(key, "the name of an architecture", metadata.str(key)?)
+    }
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Self> {
+        let map = FileMap::open(path)?;
+        let header = reader::read_header(path, &map)?;
+        let alignment = alignment(&header.metadata)?;
+        let tensors = place_tensors(path, &header, alignment, map.len())?;
+        Ok(Self { map, version: header.version, metadata: header.metadata, tensors })
     }
 }
 
@@ -211,6 +230,7 @@ fn place_tensors(
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
             ty: tensor.ty,
+            part: 0,
             start,
             end,
         });
