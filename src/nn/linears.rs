@@ -27,8 +27,8 @@ struct Group<B: Backend> {
 }
 
 impl<B: Backend> Linears<B> {
-    /// Reads `<path>.<name>.weight` (and `.bias` where there is one) for each name and its output
-    /// features.
+    /// Reads `<path>.<name>.weight` for each name and its output features, and `.bias` where there is
+    /// one, or where they must be `biased`.
     ///
     /// # Errors
     /// [`LoadError`] when a tensor is missing or has another shape.
@@ -36,10 +36,12 @@ impl<B: Backend> Linears<B> {
         weights: &Weights<'_, B>,
         in_features: usize,
         layers: &[(&'static str, usize)],
+        biased: bool,
     ) -> Result<Self, LoadError> {
         let read = |&(name, features): &(&'static str, usize)| {
             let weight = weights.weight_of(name, [features, in_features])?;
-            Ok(Layer { name, features, weight, bias: weights.contains(&format!("{name}.bias")) })
+            let bias = biased || weights.contains(&format!("{name}.bias"));
+            Ok(Layer { name, features, weight, bias })
         };
         let read = layers.iter().map(read).collect::<Result<Vec<_>, LoadError>>()?;
         let features: usize = layers.iter().map(|(_, features)| features).sum();

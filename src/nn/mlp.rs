@@ -27,6 +27,7 @@ impl<B: Backend> SwiGluMlp<B> {
                 weights,
                 hidden,
                 &[("gate_proj", intermediate), ("up_proj", intermediate)],
+                false,
             )?,
             down: Linear::load(&weights.at("down_proj"), intermediate, hidden)?,
         })
