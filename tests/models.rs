@@ -24,9 +24,9 @@ const LOGITS: f32 = 1e-4;
 const LOGITS_F16: f32 = 6e-2;
 
 /// The folders of `fixtures/reference/models`.
-const MODELS: [&str; 3] = ["llama", "llama3", "qwen2"];
+const MODELS: [&str; 4] = ["llama", "llama3", "qwen2", "mistral"];
 /// The files of `fixtures/reference/gguf/models`: the model, and the type of its matrices.
-const GGUF: [(&str, &str); 7] = [
+const GGUF: [(&str, &str); 8] = [
     ("llama", "F16"),
     ("llama", "Q8_0"),
     ("llama", "Q4_0"),
@@ -34,6 +34,7 @@ const GGUF: [(&str, &str); 7] = [
     ("qwen2", "F16"),
     ("qwen2", "Q8_0"),
     ("qwen2", "Q4_0"),
+    ("mistral", "F16"),
 ];
 
 /// Those whose matrices are packed.

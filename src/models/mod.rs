@@ -6,6 +6,7 @@ mod config;
 mod decoder;
 mod language_model;
 mod llama;
+mod mistral;
 mod qwen2;
 mod shapes;
 mod tokens;
@@ -195,7 +196,8 @@ impl Default for LoadOptions<'_> {
 type ReadConfig = fn(&Keys<'_>) -> Result<DecoderConfig, ModelError>;
 
 /// The registry: `model_type`, and its file's way to read a configuration.
-const REGISTRY: &[(&str, ReadConfig)] = &[("llama", llama::config), ("qwen2", qwen2::config)];
+const REGISTRY: &[(&str, ReadConfig)] =
+    &[("llama", llama::config), ("mistral", mistral::config), ("qwen2", qwen2::config)];
 
 /// Loads the model of a checkpoint.
 ///
