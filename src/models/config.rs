@@ -64,7 +64,7 @@ impl DecoderConfig {
     /// [`ModelError::Architecture`] for a `model_type` that is not in the registry, and
     /// [`ModelError::Config`] naming the key, what was expected and what was found.
     pub fn from_json(value: &Value, file: &Path) -> Result<Self, ModelError> {
-        let keys = Keys { value, file };
+        let keys = Keys::new(value, file);
         let architecture = keys.text("model_type")?;
         match REGISTRY.iter().find(|(name, _)| *name == architecture) {
             Some((_, config)) => config(&keys),
@@ -153,7 +153,11 @@ pub(super) struct Keys<'a> {
     file: &'a Path,
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
+    pub(super) fn new(value: &'a Value, file: &'a Path) -> Self {
+        Self { value, file }
+    }
+
     /// What a key says; null is as good as nothing.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|v| !v.is_null())
@@ -210,7 +214,7 @@ impl Keys<'_> {
     }
 
     /// A token id, or a list of them.
-    fn token(&self, key: &str) -> Vec<u32> {
+    pub(super) fn token(&self, key: &str) -> Vec<u32> {
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
         match self.get(key) {
             Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
@@ -226,7 +230,7 @@ impl Keys<'_> {
             Some(parameters) => ("rope_parameters", Some(parameters)),
             None => ("rope_scaling", self.get("rope_scaling")),
         };
-        let inner = Keys { value: scaling.unwrap_or(&Value::Null), file: self.file };
+        let inner = Keys::new(scaling.unwrap_or(&Value::Null), self.file);
         let theta = match inner.get("rope_theta") {
             Some(_) => inner.number("rope_theta", 0.0)?,
             None => self.number("rope_theta", 10_000.0)?,

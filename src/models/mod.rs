@@ -2,6 +2,7 @@
 //! that finds it by the checkpoint's `model_type` (or GGUF's `general.architecture`).
 
 mod cache;
+mod classifier;
 mod config;
 mod decoder;
 mod language_model;
@@ -17,6 +18,7 @@ use burn::tensor::{DType, Tensor};
 use thiserror::Error;
 
 pub use cache::Cache;
+pub use classifier::SequenceClassifier;
 use config::Keys;
 pub use config::{DecoderConfig, SlidingWindow};
 use language_model::LanguageModel;
@@ -76,6 +78,9 @@ pub enum ModelError {
         /// Sequences given.
         tokens: usize,
     },
+    /// The sequences do not make a batch.
+    #[error(transparent)]
+    Tokens(#[from] BatchError),
     /// The cache cannot take the positions.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -192,6 +197,21 @@ impl Default for LoadOptions<'_> {
     }
 }
 
+impl<'a> LoadOptions<'a> {
+    /// The root of a checkpoint, to be loaded so.
+    fn weights<B: Backend>(
+        self,
+        checkpoint: &'a Checkpoint,
+        device: &'a B::Device,
+    ) -> Weights<'a, B> {
+        let weights = Weights::new(checkpoint, device, self.dtype).dequantized(self.dequantize);
+        match self.on_bytes {
+            Some(report) => weights.on_bytes(report),
+            None => weights,
+        }
+    }
+}
+
 /// What an architecture makes of a configuration.
 type ReadConfig = fn(&Keys<'_>) -> Result<DecoderConfig, ModelError>;
 
@@ -210,10 +230,6 @@ pub fn load<B: Backend>(
     device: &B::Device,
 ) -> Result<Box<dyn CausalLm<B>>, ModelError> {
     let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
-    let mut weights =
-        Weights::new(checkpoint, device, options.dtype).dequantized(options.dequantize);
-    if let Some(report) = options.on_bytes {
-        weights = weights.on_bytes(report);
-    }
+    let weights = options.weights(checkpoint, device);
     Ok(Box::new(LanguageModel::load(&weights, config, options.dtype, device)?))
 }
