@@ -23,6 +23,7 @@ mod q8_0;
 
 pub use decode::{dequantize, dequantize_f16};
 pub use encoding::Encoding;
+pub use float::encode_floats;
 
 /// Why a slice of stored values could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@ mod names;
 mod reader;
 mod types;
 mod value;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,6 +17,7 @@ pub(super) use config::hugging_face_config;
 pub(super) use names::{Permutation, file_name};
 pub use types::{GgmlType, TypeId};
 pub use value::{GgufArray, GgufMetadata, GgufValue};
+pub use writer::write;
 
 use super::error::similar_names;
 use super::map::FileMap;
