@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     backend::{Backend, RotaryStep},
-    nn::{Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, SwiGluMlp, Weights},
+    nn::{
+        Active, Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, SwiGluMlp,
+        Weights,
+    },
 };
 
 /// One decoder layer.
@@ -44,9 +47,9 @@ impl<B: Backend> Block<B> {
         cache: Option<&mut B::KvCache>,
     ) -> Result<(Tensor<B, 2>, Option<Tensor<B, 2>>), ModelError> {
         let [x, normed] = self.attention_norm.forward_after(x, add);
-        let attended = self.attention.forward(normed, step, cache)?;
+        let attended = self.attention.forward(normed, step, cache, &Active::NONE)?;
         let [x, normed] = self.mlp_norm.forward_after(x, Some(attended));
-        Ok((x, Some(self.mlp.forward(normed)?)))
+        Ok((x, Some(self.mlp.forward(normed, &Active::NONE)?)))
     }
 }
 
@@ -88,7 +91,7 @@ impl<B: Backend> Llama<B> {
             .collect::<Result<_, _>>()?;
         let norm = RmsNorm::load(&model.at("norm"), config.hidden, config.norm_epsilon)?;
         let output = if config.tied {
-            Linear::tied(embedding.weight())
+            Linear::tied(&weights.at("lm_head"), embedding.weight())
         } else {
             Linear::load(&weights.at("lm_head"), config.hidden, config.vocabulary)?
         };
@@ -125,7 +128,10 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
             decoder::observe(&mut observer, state, x, add, tokens.batch());
         };
         let activations = B::activation_dtype(self.dtype);
-        let mut x = (self.layers.embedding.forward(tokens.ids(), device, activations)?, None);
+        let mut x = (
+            self.layers.embedding.forward(tokens.ids(), device, activations, &Active::NONE)?,
+            None,
+        );
         show(HiddenState::Embedding, &x.0, None);
         for (i, block) in self.layers.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
@@ -135,6 +141,6 @@ impl<B: Backend> CausalLm<B> for Llama<B> {
         let select = |x| decoder::select_rows(x, tokens, rows);
         let [_, normed] = self.layers.norm.forward_after(select(x.0), x.1.map(select));
         show(HiddenState::FinalNorm, &normed, None);
-        Ok(decoder::finish(self.layers.output.forward(normed)?, tokens, rows))
+        Ok(decoder::finish(self.layers.output.forward(normed, &Active::NONE)?, tokens, rows))
     }
 }
