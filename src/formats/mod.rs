@@ -28,7 +28,9 @@ mod tensor;
 
 pub use checkpoint::{Checkpoint, TokenizerSource};
 pub use container::Container;
+pub(crate) use container::read_object;
 pub use error::{FormatError, Result};
+pub(crate) use error::{Shown, similar_names};
 pub use gguf::GgufFile;
 pub use output::TensorSpec;
 pub use random::RandomWeights;

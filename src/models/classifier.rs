@@ -7,7 +7,11 @@ use serde_json::Value;
 use super::{
     DecoderConfig, LoadOptions, LogitRows, ModelError, TokenBatch, config::Keys, decoder::Decoder,
 };
-use crate::{backend::Backend, formats::Checkpoint, nn::Linear};
+use crate::{
+    backend::Backend,
+    formats::Checkpoint,
+    nn::{Active, Linear},
+};
 
 /// A decoder and a linear layer `score` over the hidden state of each sequence's last token.
 #[derive(Clone, Debug)]
@@ -61,8 +65,8 @@ impl<B: Backend> SequenceClassifier<B> {
     pub fn classify<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Tensor<B, 2>, ModelError> {
         let trimmed: Vec<_> = sequences.iter().map(|s| self.trimmed(s.as_ref())).collect();
         let tokens = TokenBatch::new(&trimmed)?;
-        let last = self.decoder.forward(&tokens, None, LogitRows::Last, None)?;
-        let logits = self.score.forward(last)?;
+        let last = self.decoder.forward(&tokens, None, LogitRows::Last, None, &Active::NONE)?;
+        let logits = self.score.forward(last, &Active::NONE)?;
         Ok(if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) })
     }
 

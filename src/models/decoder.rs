@@ -11,8 +11,8 @@ use super::{Cache, DecoderConfig, HiddenState, LogitRows, ModelError, Observer, 
 use crate::{
     backend::{AttentionOptions, Backend, CacheError, RopeOrder, RotaryStep},
     nn::{
-        Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, RopeScaling, SwiGluMlp,
-        Weights,
+        Active, Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, RopeScaling,
+        SwiGluMlp, Weights,
     },
 };
 
@@ -43,11 +43,12 @@ impl<B: Backend> Block<B> {
         (x, add): (Tensor<B, 2>, Option<Tensor<B, 2>>),
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
+        adapters: &Active<'_, B>,
     ) -> Result<(Tensor<B, 2>, Option<Tensor<B, 2>>), ModelError> {
         let [x, normed] = self.attention_norm.forward_after(x, add);
-        let attended = self.attention.forward(normed, step, cache)?;
+        let attended = self.attention.forward(normed, step, cache, adapters)?;
         let [x, normed] = self.mlp_norm.forward_after(x, Some(attended));
-        Ok((x, Some(self.mlp.forward(normed)?)))
+        Ok((x, Some(self.mlp.forward(normed, adapters)?)))
     }
 }
 
@@ -101,9 +102,9 @@ impl<B: Backend> Decoder<B> {
         self.dtype
     }
 
-    /// An output layer tied to the token embedding.
-    pub(super) fn tied_output(&self) -> Linear<B> {
-        Linear::tied(self.layers.embedding.weight())
+    /// An output layer at the path of `weights`, tied to the token embedding.
+    pub(super) fn tied_output(&self, weights: &Weights<'_, B>) -> Linear<B> {
+        Linear::tied(weights, self.layers.embedding.weight())
     }
 
     /// What the final norm gives: `[batch · positions, hidden]`, of the positions that `rows` keeps.
@@ -113,18 +114,20 @@ impl<B: Backend> Decoder<B> {
         mut cache: Option<&mut Cache<B>>,
         rows: LogitRows,
         mut observer: Option<&mut Observer<'_, B>>,
+        adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         let steps = self.begin(tokens, cache.as_deref())?;
         let mut show = |state, x: &Tensor<B, 2>, add: Option<&Tensor<B, 2>>| {
             observe(&mut observer, state, x, add, tokens.batch());
         };
         let activations = B::activation_dtype(self.dtype);
-        let embedded = self.layers.embedding.forward(tokens.ids(), &self.device, activations)?;
+        let ids = tokens.ids();
+        let embedded = self.layers.embedding.forward(ids, &self.device, activations, adapters)?;
         let mut x = (embedded, None);
         show(HiddenState::Embedding, &x.0, None);
         for (i, block) in self.layers.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
-            x = block.forward(x, steps.of(i), cache)?;
+            x = block.forward(x, steps.of(i), cache, adapters)?;
             show(HiddenState::Layer(i), &x.0, x.1.as_ref());
         }
         let select = |x| select_rows(x, tokens, rows);

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
-    nn::{Linear, LoadError, Weights},
+    nn::{Active, Linear, LoadError, Weights},
 };
 
 /// A decoder and `lm_head`.
@@ -26,11 +26,11 @@ impl<B: Backend> LanguageModel<B> {
         device: &B::Device,
     ) -> Result<Self, LoadError> {
         let decoder = Decoder::load(weights, config, dtype, device)?;
-        let config = decoder.config();
+        let (config, head) = (decoder.config(), weights.at("lm_head"));
         let output = if config.tied {
-            decoder.tied_output()
+            decoder.tied_output(&head)
         } else {
-            Linear::load(&weights.at("lm_head"), config.hidden, config.vocabulary)?
+            Linear::load(&head, config.hidden, config.vocabulary)?
         };
         Ok(Self { decoder, output })
     }
@@ -56,8 +56,8 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
         rows: LogitRows,
         observer: Option<&mut Observer<'_, B>>,
     ) -> Result<Tensor<B, 3>, ModelError> {
-        let normed = self.decoder.forward(tokens, cache, rows, observer)?;
-        let logits = self.output.forward(normed)?;
+        let normed = self.decoder.forward(tokens, cache, rows, observer, &Active::NONE)?;
+        let logits = self.output.forward(normed, &Active::NONE)?;
         let [rows, vocabulary] = logits.dims();
         let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
         Ok(logits.reshape([tokens.batch(), rows / tokens.batch(), vocabulary]))

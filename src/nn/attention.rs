@@ -2,7 +2,7 @@
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{LayerError, Linear, Linears, LoadError, Weights};
+use super::{Active, LayerError, Linear, Linears, LoadError, Weights};
 use crate::backend::{Backend, RotaryStep};
 
 /// The extent of an attention layer.
@@ -62,8 +62,9 @@ impl<B: Backend> Attention<B> {
         x: Tensor<B, 2>,
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
+        adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, LayerError> {
-        let out = B::rotary_attention(self.qkv.forward(x)?, self.head_dim, step, cache)?;
-        Ok(self.o.forward(out)?)
+        let out = B::rotary_attention(self.qkv.forward(x, adapters)?, self.head_dim, step, cache)?;
+        Ok(self.o.forward(out, adapters)?)
     }
 }

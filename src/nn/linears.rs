@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Linear, LoadError, Weights};
+use super::{Active, Linear, LoadError, Weights};
 use crate::{
     backend::{Backend, PackError},
     formats::RawTensor,
@@ -58,10 +58,14 @@ impl<B: Backend> Linears<B> {
     ///
     /// # Errors
     /// [`PackError`] where the backend cannot use packed weights.
-    pub fn forward<const N: usize>(&self, x: Tensor<B, 2>) -> Result<[Tensor<B, 2>; N], PackError> {
+    pub fn forward<const N: usize>(
+        &self,
+        x: Tensor<B, 2>,
+        adapters: &Active<'_, B>,
+    ) -> Result<[Tensor<B, 2>; N], PackError> {
         let mut out = Vec::with_capacity(N);
         for (group, x) in self.groups.iter().zip(repeat_n(x, self.groups.len())) {
-            let joined = group.joined.forward(x)?;
+            let joined = group.joined.forward(x, adapters)?;
             split(joined, &group.widths, &mut out);
         }
         let found = out.len();
@@ -93,7 +97,7 @@ impl<B: Backend> Group<B> {
         };
         let named: Vec<_> = layers.iter().map(|layer| (layer.name, layer.features)).collect();
         let bias = layers[0].bias.then(|| weights.joined_bias(&named)).transpose()?;
-        Ok(Self { joined: Linear::of(weight, bias), widths })
+        Ok(Self { joined: Linear::of(weights, weight, bias, &named), widths })
     }
 }
 
