@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod adapters;
 pub mod backend;
 pub mod device;
 pub mod dispatch;

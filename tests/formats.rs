@@ -2,6 +2,9 @@
 //! files were made from, and hostile input. The files under `fixtures/reference` were made by the
 //! reference implementations, not by this library.
 
+#[path = "support/allocations.rs"]
+#[allow(dead_code)] // LoRA's tests use the rest
+mod allocations;
 #[path = "formats/checkpoints.rs"]
 mod checkpoints;
 #[path = "formats/hostile.rs"]

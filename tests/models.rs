@@ -1,4 +1,4 @@
-//! Llama against transformers' numbers, on every backend: logits, cache, batches, greedy tokens.
+//! Every architecture against transformers' numbers, on every backend: logits, cache, batches, greedy tokens.
 //!
 //! Tolerances are those of `fixtures/README.md` unless a constant here says why not.
 
@@ -22,6 +22,29 @@ const LOGITS: f32 = 1e-4;
 /// twenty such roundings to 11 bits lie on the way, each worth up to 13 · 2⁻¹² ≈ 3e-3, and they add
 /// up like a random walk: 20^½ · 3e-3 ≈ 1.4e-2, with a factor of 4 to spare.
 const LOGITS_F16: f32 = 6e-2;
+
+/// The folders of `fixtures/reference/models`.
+const MODELS: [&str; 4] = ["llama", "llama3", "qwen2", "mistral"];
+/// The files of `fixtures/reference/gguf/models`: the model, and the type of its matrices.
+const GGUF: [(&str, &str); 8] = [
+    ("llama", "F16"),
+    ("llama", "Q8_0"),
+    ("llama", "Q4_0"),
+    ("llama3", "F16"),
+    ("qwen2", "F16"),
+    ("qwen2", "Q8_0"),
+    ("qwen2", "Q4_0"),
+    ("mistral", "F16"),
+];
+
+/// Those whose matrices are packed.
+fn packed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    GGUF.into_iter().filter(|(_, encoding)| *encoding != "F16")
+}
+
+fn gguf_path(arch: &str, encoding: &str) -> String {
+    format!("reference/gguf/models/{arch}-{}.gguf", encoding.to_lowercase())
+}
 
 struct Model<B: Backend>(Box<dyn CausalLm<B>>);
 
@@ -78,7 +101,7 @@ struct Reference;
 
 impl EveryBackend for Reference {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
-        for arch in ["llama", "llama3"] {
+        for arch in MODELS {
             let model = Model::<B>::load(&format!("reference/models/{arch}"), DType::F32, device);
             let golden = Golden::open(&format!("reference/models/{arch}/reference.safetensors"));
             let (ids, want) = (golden.ids("input_ids"), golden.f32("logits"));
@@ -100,17 +123,12 @@ impl EveryBackend for Reference {
             let (prompt, want) = greedy_reference(arch);
             assert_eq!(model.greedy(&prompt, want.len()), want, "{label} {arch}");
         }
-        for (file, name) in [
-            ("llama-f16", "llama.F16"),
-            ("llama-q8_0", "llama.Q8_0"),
-            ("llama-q4_0", "llama.Q4_0"),
-            ("llama3-f16", "llama3.F16"),
-        ] {
-            let path = format!("reference/gguf/models/{file}.gguf");
-            let model = Model::<B>::load(&path, DType::F32, device);
+        for (arch, encoding) in GGUF {
+            let file = gguf_path(arch, encoding);
+            let model = Model::<B>::load(&file, DType::F32, device);
             let golden = Golden::open("reference/gguf/models/reference.safetensors");
-            let ids = golden.ids(&format!("{}.input_ids", name.split_once('.').unwrap().0));
-            let want = golden.f32(&format!("{name}.logits"));
+            let ids = golden.ids(&format!("{arch}.input_ids"));
+            let want = golden.f32(&format!("{arch}.{encoding}.logits"));
             let got = model.logits(&ids);
             let diff = max_abs_diff(&got, &want);
             assert!(diff <= LOGITS, "{label} {file}: logits differ by {diff}");
@@ -126,10 +144,38 @@ impl EveryBackend for Reference {
             // The reference has no greedy tokens for these files, but each next token follows from
             // its logits wherever a prefix of the sequence is the prompt.
             let vocabulary = model.0.config().vocabulary;
-            for len in [1, 8, 31] {
+            for len in [1, 8, ids[0].len() - 1] {
                 let want = argmax(&want[(len - 1) * vocabulary..len * vocabulary]);
                 assert_eq!(model.greedy(&ids[0][..len], 1), [want], "{label} {file} {len}");
             }
+        }
+    }
+}
+
+/// Full attention in the first layer, a sliding window in the second: the weights of `qwen2`.
+struct MixedWindows;
+
+impl EveryBackend for MixedWindows {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        let folder = tempfile::tempdir().expect("folder");
+        for from in
+            ["reference/models/qwen2/model.safetensors", "reference/qwen2_window/config.json"]
+        {
+            let from = fixture(from);
+            let to = folder.path().join(from.file_name().expect("a file"));
+            std::fs::copy(from, to).expect("fixture");
+        }
+        let checkpoint = Checkpoint::open(folder.path()).expect("checkpoint");
+        let model = models::load::<B>(&checkpoint, LoadOptions::default(), device).expect("model");
+        let model = Model(model);
+        let golden = Golden::open("reference/qwen2_window/reference.safetensors");
+        let (ids, want) = (golden.ids("input_ids"), golden.f32("logits"));
+        for (how, got) in [
+            ("at once", model.logits(&ids)),
+            ("through the cache", model.cached(&ids, &[17, 1, 5])),
+        ] {
+            let diff = max_abs_diff(&got, &want);
+            assert!(diff <= LOGITS, "{label}, {how}: logits differ by {diff}");
         }
     }
 }
@@ -149,13 +195,14 @@ fn greedy_reference(arch: &str) -> (Vec<u32>, Vec<u32>) {
 #[test]
 fn packed_weights_stay_close() {
     let device = Default::default();
-    for (file, name) in [("llama-q8_0", "llama.Q8_0"), ("llama-q4_0", "llama.Q4_0")] {
-        let path = fixture(&format!("reference/gguf/models/{file}.gguf"));
-        let checkpoint = Checkpoint::open(&path).expect("checkpoint");
+    for (arch, encoding) in packed() {
+        let file = gguf_path(arch, encoding);
+        let checkpoint = Checkpoint::open(&fixture(&file)).expect("checkpoint");
         let model = models::load::<Cpu>(&checkpoint, LoadOptions::default(), &device);
         let model = Model(model.expect("model"));
         let golden = Golden::open("reference/gguf/models/reference.safetensors");
-        let (ids, want) = (golden.ids("llama.input_ids"), golden.f32(&format!("{name}.logits")));
+        let ids = golden.ids(&format!("{arch}.input_ids"));
+        let want = golden.f32(&format!("{arch}.{encoding}.logits"));
         let got = model.logits(&ids);
         let diff = max_abs_diff(&got, &want);
         let error: f64 = got.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -175,18 +222,19 @@ struct PackedOnGpu;
 
 impl EveryBackend for PackedOnGpu {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
-        for (file, name) in [("llama-q8_0", "llama.Q8_0"), ("llama-q4_0", "llama.Q4_0")] {
-            let path = fixture(&format!("reference/gguf/models/{file}.gguf"));
-            let checkpoint = Checkpoint::open(&path).expect("checkpoint");
+        for (arch, name) in packed() {
+            let file = gguf_path(arch, name);
+            let checkpoint = Checkpoint::open(&fixture(&file)).expect("checkpoint");
             let info = checkpoint.infos().find(|info| info.name == "blk.0.ffn_up.weight");
             let shape = info.expect("a matrix").shape;
-            let encoding = if file.ends_with("q8_0") { Encoding::Q8_0 } else { Encoding::Q4_0 };
+            let encoding = if name == "Q8_0" { Encoding::Q8_0 } else { Encoding::Q4_0 };
             assert!(B::keeps_packed(encoding, [shape[0], shape[1]], device), "{label} {shape:?}");
             let model = models::load::<B>(&checkpoint, LoadOptions::default(), device);
             let model = Model(model.expect("model"));
             let golden = Golden::open("reference/gguf/models/reference.safetensors");
-            let want = golden.f32(&format!("{name}.logits"));
-            let diff = max_abs_diff(&model.logits(&golden.ids("llama.input_ids")), &want);
+            let want = golden.f32(&format!("{arch}.{name}.logits"));
+            let ids = golden.ids(&format!("{arch}.input_ids"));
+            let diff = max_abs_diff(&model.logits(&ids), &want);
             assert!(diff <= LOGITS, "{label} {file}: logits differ by {diff}");
         }
     }
@@ -252,7 +300,7 @@ struct HalfPrecision;
 
 impl EveryBackend for HalfPrecision {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
-        for arch in ["llama", "llama3"] {
+        for arch in MODELS {
             let model = Model::<B>::load(&format!("reference/models/{arch}"), DType::F16, device);
             let golden = Golden::open(&format!("reference/models/{arch}/reference.safetensors"));
             let (ids, want) = (golden.ids("input_ids"), golden.f32("logits"));
@@ -262,8 +310,7 @@ impl EveryBackend for HalfPrecision {
             assert!(diff > 0.0, "{label} {arch}: this was not computed in f16");
             let diff = max_abs_diff(&model.cached(&ids, &[17, 1]), &all);
             assert!(diff <= LOGITS_F16, "{label} {arch}: the cache changes {diff}");
-            let path = format!("reference/gguf/models/{arch}-f16.gguf");
-            let gguf = Model::<B>::load(&path, DType::F16, device);
+            let gguf = Model::<B>::load(&gguf_path(arch, "F16"), DType::F16, device);
             let golden = Golden::open("reference/gguf/models/reference.safetensors");
             let want = golden.f32(&format!("{arch}.F16.logits"));
             let got = gguf.logits(&golden.ids(&format!("{arch}.input_ids")));
@@ -349,6 +396,10 @@ macro_rules! every_backend {
             #[test]
             fn matches_the_reference() {
                 on($backend, &mut Reference);
+            }
+            #[test]
+            fn layers_differ_in_their_windows() {
+                on($backend, &mut MixedWindows);
             }
             #[test]
             fn padding_changes_nothing() {

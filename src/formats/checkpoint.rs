@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::container::{Container, read_small};
+use super::container::{Container, read_object};
 use super::error::similar_names;
 use super::gguf::{self, GgufFile, GgufTensor, Permutation};
 use super::safetensors::SafetensorsSet;
@@ -71,11 +71,12 @@ impl Checkpoint {
                     path: folder.clone(),
                     expected: "config.json beside the weights".to_owned(),
                 })?;
-                config = read_object(&config_path)?;
+                config = Value::Object(read_object(&config_path)?);
                 permutation = None;
             }
         }
-        let generation_config = generation_config.map(|path| read_object(&path)).transpose()?;
+        let generation_config =
+            generation_config.map(|path| read_object(&path).map(Value::Object)).transpose()?;
         Ok(Self {
             path: path.to_path_buf(),
             container,
@@ -303,15 +304,4 @@ fn permutation_of(file: &GgufFile, config: &Value) -> Result<Option<Permutation>
         heads("num_attention_heads"),
         heads("num_key_value_heads"),
     ))
-}
-
-fn read_object(path: &Path) -> Result<Value> {
-    let bad = |found| FormatError::BadConfig {
-        path: path.to_path_buf(),
-        expected: "a JSON object",
-        found,
-    };
-    let value: Value =
-        serde_json::from_slice(&read_small(path)?).map_err(|error| bad(error.to_string()))?;
-    if value.is_object() { Ok(value) } else { Err(bad("another JSON value".to_owned())) }
 }

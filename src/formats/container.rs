@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::gguf::{self, GgufFile, PartName};
 use super::safetensors::SafetensorsSet;
 use super::{FormatError, RandomWeights, Result, TensorInfo};
@@ -122,6 +124,20 @@ fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> 
 
 /// The largest JSON file that is read whole; Hugging Face's largest indexes are a few MB.
 const MAX_SMALL: u64 = 64 << 20;
+
+/// Reads a JSON object that belongs beside weights.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let bad = |found| FormatError::BadConfig {
+        path: path.to_path_buf(),
+        expected: "a JSON object",
+        found,
+    };
+    match serde_json::from_slice(&read_small(path)?) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(bad("another JSON value".to_owned())),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
 
 /// Reads a file that belongs beside weights.
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {

@@ -212,7 +212,7 @@ impl fmt::Display for Supported {
 }
 
 /// Text from a file, made fit for one line of a terminal.
-struct Shown<'a>(&'a str);
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
 const SHOWN_CHARS: usize = 120;
 

@@ -10,6 +10,8 @@
 //! Hugging Face's shape and tensors by Hugging Face's names, whatever the file calls them: that is
 //! what models read.
 //!
+//! Both are written, too: [`safetensors::write`], [`gguf::write`].
+//!
 //! Files are taken to be hostile. Every count, length and offset is checked against the bytes that
 //! are really there before it is used, memory grows with the file and never with what a header
 //! claims, and whatever is wrong becomes a [`FormatError`] that names the file and the place.
@@ -19,14 +21,18 @@ mod container;
 mod error;
 pub mod gguf;
 mod map;
+mod output;
 mod random;
 pub mod safetensors;
 mod tensor;
 
 pub use checkpoint::{Checkpoint, TokenizerSource};
 pub use container::Container;
+pub(crate) use container::read_object;
 pub use error::{FormatError, Result};
+pub(crate) use error::{Shown, similar_names};
 pub use gguf::GgufFile;
+pub use output::TensorSpec;
 pub use random::RandomWeights;
 pub use safetensors::{SafetensorsFile, SafetensorsSet};
 pub use tensor::{RawTensor, TensorInfo};

@@ -22,10 +22,12 @@ use super::{FormatError, Result};
 use crate::quant::Encoding;
 
 mod set;
+mod writer;
 
 pub use ::safetensors::Dtype;
 pub use set::SafetensorsSet;
 pub(crate) use set::{INDEX, SINGLE, read_index};
+pub use writer::write;
 
 /// The largest header that the reference reader takes.
 const MAX_HEADER: usize = 100_000_000;

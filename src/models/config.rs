@@ -5,10 +5,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::ModelError;
+use super::{ModelError, REGISTRY};
 use crate::nn::{AttentionConfig, RopeScaling};
 
-/// What a Llama-like decoder is made of.
+/// Layers whose attention sees a part of what came before (Beltagy et al., Longformer, 2020).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlidingWindow {
+    /// Positions that a token sees, its own among them.
+    pub size: usize,
+    /// The first layer that has it, counted from 0. Those before see everything.
+    pub first_layer: usize,
+}
+
+/// What a decoder is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// `model_type`.
@@ -33,6 +42,11 @@ pub struct DecoderConfig {
     pub rope_theta: f32,
     /// How the rotary frequencies are scaled.
     pub rope_scaling: Option<RopeScaling>,
+    /// Whether queries, keys and values must have biases. Those of other layers are used where the
+    /// checkpoint has them.
+    pub qkv_bias: bool,
+    /// Where attention does not see everything.
+    pub window: Option<SlidingWindow>,
     /// Positions the model was made for.
     pub context: usize,
     /// Whether the output layer is the token embedding.
@@ -47,9 +61,23 @@ impl DecoderConfig {
     /// Reads a configuration; `file` is named in errors.
     ///
     /// # Errors
+    /// [`ModelError::Architecture`] for a `model_type` that is not in the registry, and
     /// [`ModelError::Config`] naming the key, what was expected and what was found.
     pub fn from_json(value: &Value, file: &Path) -> Result<Self, ModelError> {
-        let keys = Keys { value, file };
+        let keys = Keys::new(value, file);
+        let architecture = keys.text("model_type")?;
+        match REGISTRY.iter().find(|(name, _)| *name == architecture) {
+            Some((_, config)) => config(&keys),
+            None => Err(ModelError::Architecture {
+                file: file.to_path_buf(),
+                found: architecture.into(),
+                supported: REGISTRY.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// What is written alike for every architecture. No biases and no window.
+    pub(super) fn shared(keys: &Keys<'_>) -> Result<Self, ModelError> {
         let hidden = keys.positive("hidden_size")?;
         let heads = keys.positive("num_attention_heads")?;
         let kv_heads = keys.positive_or("num_key_value_heads", heads)?;
@@ -75,7 +103,7 @@ impl DecoderConfig {
         }
         let (rope_theta, rope_scaling) = keys.rope()?;
         Ok(Self {
-            architecture: keys.get("model_type").and_then(Value::as_str).unwrap_or("").into(),
+            architecture: keys.text("model_type")?.into(),
             vocabulary: keys.positive("vocab_size")?,
             hidden,
             intermediate: keys.positive("intermediate_size")?,
@@ -86,8 +114,10 @@ impl DecoderConfig {
             norm_epsilon: keys.number("rms_norm_eps", 1e-6)?,
             rope_theta,
             rope_scaling,
+            qkv_bias: false,
+            window: None,
             context: keys.positive_or("max_position_embeddings", 2048)?,
-            tied: keys.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
+            tied: keys.flag("tie_word_embeddings", false)?,
             bos: keys.token("bos_token_id").first().copied(),
             eos: keys.token("eos_token_id"),
         })
@@ -111,23 +141,29 @@ impl DecoderConfig {
 
     /// The extent of its attention layers.
     pub fn attention(&self) -> AttentionConfig {
-        let &Self { hidden, heads, kv_heads, head_dim, .. } = self;
-        AttentionConfig { hidden, heads, kv_heads, head_dim }
+        let &Self { hidden, heads, kv_heads, head_dim, qkv_bias, .. } = self;
+        AttentionConfig { hidden, heads, kv_heads, head_dim, qkv_bias }
     }
 }
 
 /// Typed look-ups whose errors name the file and the key.
-struct Keys<'a> {
-    value: &'a Value,
+pub(super) struct Keys<'a> {
+    /// The document.
+    pub(super) value: &'a Value,
     file: &'a Path,
 }
 
-impl Keys<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
+impl<'a> Keys<'a> {
+    pub(super) fn new(value: &'a Value, file: &'a Path) -> Self {
+        Self { value, file }
+    }
+
+    /// What a key says; null is as good as nothing.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 
-    fn error(&self, key: &str, expected: &str, found: &str) -> ModelError {
+    pub(super) fn error(&self, key: &str, expected: &str, found: &str) -> ModelError {
         ModelError::Config {
             file: PathBuf::from(self.file),
             key: key.into(),
@@ -136,7 +172,14 @@ impl Keys<'_> {
         }
     }
 
-    fn positive(&self, key: &str) -> Result<usize, ModelError> {
+    fn text(&self, key: &str) -> Result<&str, ModelError> {
+        let value = self.get(key);
+        value.and_then(Value::as_str).ok_or_else(|| {
+            self.error(key, "a string", &value.map_or("nothing".into(), Value::to_string))
+        })
+    }
+
+    pub(super) fn positive(&self, key: &str) -> Result<usize, ModelError> {
         let value = self.get(key);
         value
             .and_then(Value::as_u64)
@@ -148,8 +191,16 @@ impl Keys<'_> {
             })
     }
 
-    fn positive_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+    pub(super) fn positive_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         if self.get(key).is_some() { self.positive(key) } else { Ok(default) }
+    }
+
+    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(&Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(self.error(key, "true or false", &other.to_string())),
+        }
     }
 
     fn number(&self, key: &str, default: f64) -> Result<f64, ModelError> {
@@ -163,7 +214,7 @@ impl Keys<'_> {
     }
 
     /// A token id, or a list of them.
-    fn token(&self, key: &str) -> Vec<u32> {
+    pub(super) fn token(&self, key: &str) -> Vec<u32> {
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
         match self.get(key) {
             Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
@@ -179,7 +230,7 @@ impl Keys<'_> {
             Some(parameters) => ("rope_parameters", Some(parameters)),
             None => ("rope_scaling", self.get("rope_scaling")),
         };
-        let inner = Keys { value: scaling.unwrap_or(&Value::Null), file: self.file };
+        let inner = Keys::new(scaling.unwrap_or(&Value::Null), self.file);
         let theta = match inner.get("rope_theta") {
             Some(_) => inner.number("rope_theta", 0.0)?,
             None => self.number("rope_theta", 10_000.0)?,
@@ -255,6 +306,8 @@ mod tests {
             (json!({"hidden_size": -3}), "hidden_size: expected a positive whole number, found -3"),
             (json!({"num_key_value_heads": 3}), "a divisor of the 4 attention heads, found 3"),
             (json!({"hidden_act": "gelu"}), "hidden_act: expected \"silu\", found \"gelu\""),
+            (json!({"tie_word_embeddings": 1}), "tie_word_embeddings: expected true or false"),
+            (json!({"model_type": "lama"}), "architecture \"lama\" is not supported"),
             (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling.rope_type: expected"),
             (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor: expected"),
         ] {

@@ -1,10 +1,14 @@
-//! Decoders: one file per architecture, and the registry that finds it by the checkpoint's
-//! `model_type` (or GGUF's `general.architecture`).
+//! Decoders: the body that they share, one file per architecture for what differs, and the registry
+//! that finds it by the checkpoint's `model_type` (or GGUF's `general.architecture`).
 
 mod cache;
+mod classifier;
 mod config;
 mod decoder;
+mod language_model;
 mod llama;
+mod mistral;
+mod qwen2;
 mod shapes;
 mod tokens;
 
@@ -14,8 +18,10 @@ use burn::tensor::{DType, Tensor};
 use thiserror::Error;
 
 pub use cache::Cache;
-pub use config::DecoderConfig;
-pub use llama::Llama;
+pub use classifier::SequenceClassifier;
+use config::Keys;
+pub use config::{DecoderConfig, SlidingWindow};
+use language_model::LanguageModel;
 pub use shapes::{SHAPES, shape};
 pub use tokens::{BatchError, TokenBatch};
 
@@ -72,6 +78,9 @@ pub enum ModelError {
         /// Sequences given.
         tokens: usize,
     },
+    /// The sequences do not make a batch.
+    #[error(transparent)]
+    Tokens(#[from] BatchError),
     /// The cache cannot take the positions.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -188,18 +197,27 @@ impl Default for LoadOptions<'_> {
     }
 }
 
-/// Loads one architecture.
-type Loader<B> = fn(
-    &Weights<'_, B>,
-    DecoderConfig,
-    DType,
-    &<B as burn::tensor::backend::BackendTypes>::Device,
-) -> Result<Box<dyn CausalLm<B>>, ModelError>;
-
-/// The registry: `model_type` to loader.
-fn registry<B: Backend>() -> [(&'static str, Loader<B>); 1] {
-    [("llama", |w, c, t, d| Ok(Box::new(Llama::load(w, c, t, d)?)))]
+impl<'a> LoadOptions<'a> {
+    /// The root of a checkpoint, to be loaded so.
+    fn weights<B: Backend>(
+        self,
+        checkpoint: &'a Checkpoint,
+        device: &'a B::Device,
+    ) -> Weights<'a, B> {
+        let weights = Weights::new(checkpoint, device, self.dtype).dequantized(self.dequantize);
+        match self.on_bytes {
+            Some(report) => weights.on_bytes(report),
+            None => weights,
+        }
+    }
 }
+
+/// What an architecture makes of a configuration.
+type ReadConfig = fn(&Keys<'_>) -> Result<DecoderConfig, ModelError>;
+
+/// The registry: `model_type`, and its file's way to read a configuration.
+const REGISTRY: &[(&str, ReadConfig)] =
+    &[("llama", llama::config), ("mistral", mistral::config), ("qwen2", qwen2::config)];
 
 /// Loads the model of a checkpoint.
 ///
@@ -211,20 +229,7 @@ pub fn load<B: Backend>(
     options: LoadOptions<'_>,
     device: &B::Device,
 ) -> Result<Box<dyn CausalLm<B>>, ModelError> {
-    let architecture = checkpoint.architecture()?;
-    let registry = registry::<B>();
-    let Some((_, loader)) = registry.iter().find(|(name, _)| *name == architecture) else {
-        return Err(ModelError::Architecture {
-            file: checkpoint.path().to_path_buf(),
-            found: architecture,
-            supported: registry.map(|(name, _)| name).join(", "),
-        });
-    };
     let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
-    let mut weights =
-        Weights::new(checkpoint, device, options.dtype).dequantized(options.dequantize);
-    if let Some(report) = options.on_bytes {
-        weights = weights.on_bytes(report);
-    }
-    loader(&weights, config, options.dtype, device)
+    let weights = options.weights(checkpoint, device);
+    Ok(Box::new(LanguageModel::load(&weights, config, options.dtype, device)?))
 }

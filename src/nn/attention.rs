@@ -2,7 +2,7 @@
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{LayerError, Linear, Linears, LoadError, Weights};
+use super::{Active, LayerError, Linear, Linears, LoadError, Weights};
 use crate::backend::{Backend, RotaryStep};
 
 /// The extent of an attention layer.
@@ -16,6 +16,9 @@ pub struct AttentionConfig {
     pub kv_heads: usize,
     /// Head dimension.
     pub head_dim: usize,
+    /// Whether queries, keys and values must have biases; those that a checkpoint has are used
+    /// anyway.
+    pub qkv_bias: bool,
 }
 
 /// `o(attention(rope(q(x)), rope(k(x)), v(x)))`.
@@ -32,7 +35,7 @@ impl<B: Backend> Attention<B> {
     /// # Errors
     /// [`LoadError`] when a tensor is missing or has another shape.
     pub fn load(weights: &Weights<'_, B>, config: AttentionConfig) -> Result<Self, LoadError> {
-        let AttentionConfig { hidden, heads, kv_heads, head_dim } = config;
+        let AttentionConfig { hidden, heads, kv_heads, head_dim, qkv_bias } = config;
         Ok(Self {
             qkv: Linears::load(
                 weights,
@@ -42,6 +45,7 @@ impl<B: Backend> Attention<B> {
                     ("k_proj", kv_heads * head_dim),
                     ("v_proj", kv_heads * head_dim),
                 ],
+                qkv_bias,
             )?,
             o: Linear::load(&weights.at("o_proj"), heads * head_dim, hidden)?,
             head_dim,
@@ -58,8 +62,9 @@ impl<B: Backend> Attention<B> {
         x: Tensor<B, 2>,
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
+        adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, LayerError> {
-        let out = B::rotary_attention(self.qkv.forward(x)?, self.head_dim, step, cache)?;
-        Ok(self.o.forward(out)?)
+        let out = B::rotary_attention(self.qkv.forward(x, adapters)?, self.head_dim, step, cache)?;
+        Ok(self.o.forward(out, adapters)?)
     }
 }

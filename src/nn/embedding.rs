@@ -5,13 +5,14 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-use super::{LoadError, Matrix, Weights};
+use super::{Active, LoadError, Matrix, SlotKind, Stored, Weights, active::Base};
 use crate::backend::{Backend, PackError};
 
 /// One row of `[vocabulary, hidden]` per token.
 #[derive(Module, Debug)]
 pub struct Embedding<B: Backend> {
     weight: Matrix<B>,
+    slot: usize,
 }
 
 impl<B: Backend> Embedding<B> {
@@ -24,7 +25,10 @@ impl<B: Backend> Embedding<B> {
         vocabulary: usize,
         hidden: usize,
     ) -> Result<Self, LoadError> {
-        Ok(Self { weight: weights.matrix("weight", [vocabulary, hidden])? })
+        let weight = weights.matrix("weight", [vocabulary, hidden])?;
+        let stored = Stored { matrix: weight.clone(), bias: None };
+        let slot = weights.add_slots(SlotKind::Embedding, false, stored, &[("", vocabulary)]);
+        Ok(Self { weight, slot })
     }
 
     /// The weight, for an output layer tied to it.
@@ -41,7 +45,9 @@ impl<B: Backend> Embedding<B> {
         ids: &[u32],
         device: &B::Device,
         dtype: DType,
+        adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, PackError> {
-        self.weight.rows(ids, device, dtype)
+        let base = Base { slot: self.slot, matrix: &self.weight, bias: None };
+        adapters.rows(base, ids, device, dtype)
     }
 }

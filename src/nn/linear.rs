@@ -5,14 +5,15 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{LoadError, Matrix, Weights};
+use super::{Active, LoadError, Matrix, SlotKind, Stored, Weights, active::Base};
 use crate::backend::{Backend, PackError};
 
-/// `x · Wᵀ + b`, with `W` of `[out, in]` as every checkpoint stores it.
+/// `x · Wᵀ + b`, with `W` of `[out, in]` as every checkpoint stores it, and what adapters change in it.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     weight: Matrix<B>,
     bias: Option<Param<Tensor<B, 1>>>,
+    slot: usize,
 }
 
 impl<B: Backend> Linear<B> {
@@ -31,24 +32,48 @@ impl<B: Backend> Linear<B> {
         } else {
             None
         };
-        Ok(Self { weight, bias })
+        Ok(Self::of(weights, weight, bias, &[("", out_features)]))
     }
 
-    /// Of a weight and bias that are already loaded.
-    pub(super) fn of(weight: Matrix<B>, bias: Option<Param<Tensor<B, 1>>>) -> Self {
-        Self { weight, bias }
+    /// Of a weight and bias that are already loaded: those of these layers (name below the path, and
+    /// outputs), row under row.
+    pub(super) fn of(
+        weights: &Weights<'_, B>,
+        weight: Matrix<B>,
+        bias: Option<Param<Tensor<B, 1>>>,
+        layers: &[(&str, usize)],
+    ) -> Self {
+        Self::at_slot(weights, false, weight, bias, layers)
     }
 
-    /// A layer that shares a weight which is already loaded (tied embeddings).
-    pub fn tied(weight: Matrix<B>) -> Self {
-        Self { weight, bias: None }
+    /// The layer at this path, with a weight that is already loaded (tied embeddings).
+    pub fn tied(weights: &Weights<'_, B>, weight: Matrix<B>) -> Self {
+        let [out_features, _] = weight.shape();
+        Self::at_slot(weights, true, weight, None, &[("", out_features)])
+    }
+
+    fn at_slot(
+        weights: &Weights<'_, B>,
+        tied: bool,
+        weight: Matrix<B>,
+        bias: Option<Param<Tensor<B, 1>>>,
+        layers: &[(&str, usize)],
+    ) -> Self {
+        let stored = Stored { matrix: weight.clone(), bias: bias.clone() };
+        let slot = weights.add_slots(SlotKind::Linear, tied, stored, layers);
+        Self { weight, bias, slot }
     }
 
     /// `[rows, in]` to `[rows, out]`.
     ///
     /// # Errors
     /// [`PackError`] where the backend cannot use packed weights.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, PackError> {
-        self.weight.product(x, self.bias.as_ref().map(Param::val))
+    pub fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        adapters: &Active<'_, B>,
+    ) -> Result<Tensor<B, 2>, PackError> {
+        let Self { weight: matrix, bias, slot } = self;
+        adapters.product(Base { slot: *slot, matrix, bias: bias.as_ref() }, x)
     }
 }

@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Linear, LoadError, Weights};
+use super::{Active, Linear, LoadError, Weights};
 use crate::{
     backend::{Backend, PackError},
     formats::RawTensor,
@@ -27,8 +27,8 @@ struct Group<B: Backend> {
 }
 
 impl<B: Backend> Linears<B> {
-    /// Reads `<path>.<name>.weight` (and `.bias` where there is one) for each name and its output
-    /// features.
+    /// Reads `<path>.<name>.weight` for each name and its output features, and `.bias` where there is
+    /// one, or where they must be `biased`.
     ///
     /// # Errors
     /// [`LoadError`] when a tensor is missing or has another shape.
@@ -36,10 +36,12 @@ impl<B: Backend> Linears<B> {
         weights: &Weights<'_, B>,
         in_features: usize,
         layers: &[(&'static str, usize)],
+        biased: bool,
     ) -> Result<Self, LoadError> {
         let read = |&(name, features): &(&'static str, usize)| {
             let weight = weights.weight_of(name, [features, in_features])?;
-            Ok(Layer { name, features, weight, bias: weights.contains(&format!("{name}.bias")) })
+            let bias = biased || weights.contains(&format!("{name}.bias"));
+            Ok(Layer { name, features, weight, bias })
         };
         let read = layers.iter().map(read).collect::<Result<Vec<_>, LoadError>>()?;
         let features: usize = layers.iter().map(|(_, features)| features).sum();
@@ -56,10 +58,14 @@ impl<B: Backend> Linears<B> {
     ///
     /// # Errors
     /// [`PackError`] where the backend cannot use packed weights.
-    pub fn forward<const N: usize>(&self, x: Tensor<B, 2>) -> Result<[Tensor<B, 2>; N], PackError> {
+    pub fn forward<const N: usize>(
+        &self,
+        x: Tensor<B, 2>,
+        adapters: &Active<'_, B>,
+    ) -> Result<[Tensor<B, 2>; N], PackError> {
         let mut out = Vec::with_capacity(N);
         for (group, x) in self.groups.iter().zip(repeat_n(x, self.groups.len())) {
-            let joined = group.joined.forward(x)?;
+            let joined = group.joined.forward(x, adapters)?;
             split(joined, &group.widths, &mut out);
         }
         let found = out.len();
@@ -91,7 +97,7 @@ impl<B: Backend> Group<B> {
         };
         let named: Vec<_> = layers.iter().map(|layer| (layer.name, layer.features)).collect();
         let bias = layers[0].bias.then(|| weights.joined_bias(&named)).transpose()?;
-        Ok(Self { joined: Linear::of(weight, bias), widths })
+        Ok(Self { joined: Linear::of(weights, weight, bias, &named), widths })
     }
 }
 

@@ -20,6 +20,46 @@ pub enum Matrix<B: Backend> {
 }
 
 impl<B: Backend> Matrix<B> {
+    /// `[out, in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.val().dims(),
+            Self::Packed(weight) => weight.0.shape(),
+        }
+    }
+
+    /// Bytes of its values on the device.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Dense(weight) => {
+                let weight = weight.val();
+                (weight.shape().num_elements() * weight.dtype().size()) as u64
+            }
+            Self::Packed(weight) => {
+                let [rows, columns] = weight.0.shape();
+                rows as u64 * weight.0.encoding().bytes_for(columns).unwrap_or(0) as u64
+            }
+        }
+    }
+
+    /// Some of its rows as f32, `[rows, in]`.
+    ///
+    /// # Errors
+    /// [`PackError`] where the backend cannot read the blocks.
+    pub fn dense_rows(
+        &self,
+        rows: std::ops::Range<usize>,
+        device: &B::Device,
+    ) -> Result<Tensor<B, 2>, PackError> {
+        match self {
+            Self::Dense(weight) => Ok(weight.val().slice([rows]).cast(DType::F32)),
+            Self::Packed(weight) => {
+                let ids: Vec<u32> = rows.map(|row| row as u32).collect();
+                B::packed_rows(&weight.0, &ids, device, DType::F32)
+            }
+        }
+    }
+
     /// `x · wᵀ`, `[rows, in]` to `[rows, out]`.
     ///
     /// # Errors
@@ -46,14 +86,22 @@ impl<B: Backend> Matrix<B> {
         dtype: DType,
     ) -> Result<Tensor<B, 2>, PackError> {
         match self {
-            Self::Dense(weight) => {
-                let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-                let rows = B::dense_rows(weight.val(), Tensor::from_data(&ids[..], device));
-                Ok(if rows.dtype() == dtype { rows } else { rows.cast(dtype) })
-            }
+            Self::Dense(weight) => Ok(dense_rows(weight.val(), ids, device, dtype)),
             Self::Packed(weight) => B::packed_rows(&weight.0, ids, device, dtype),
         }
     }
+}
+
+/// Rows `ids` of a dense matrix, `[ids, in]` in `dtype`.
+pub(super) fn dense_rows<B: Backend>(
+    weight: Tensor<B, 2>,
+    ids: &[u32],
+    device: &B::Device,
+    dtype: DType,
+) -> Tensor<B, 2> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let rows = B::dense_rows(weight, Tensor::from_data(&ids[..], device));
+    if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
 }
 
 /// Blocks as a module of burn that has no parameters: nothing to visit, to record or to move.

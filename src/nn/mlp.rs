@@ -2,7 +2,7 @@
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Linear, Linears, LoadError, Weights};
+use super::{Active, Linear, Linears, LoadError, Weights};
 use crate::backend::{Backend, PackError};
 
 /// `down(silu(gate(x)) · up(x))`.
@@ -27,6 +27,7 @@ impl<B: Backend> SwiGluMlp<B> {
                 weights,
                 hidden,
                 &[("gate_proj", intermediate), ("up_proj", intermediate)],
+                false,
             )?,
             down: Linear::load(&weights.at("down_proj"), intermediate, hidden)?,
         })
@@ -36,8 +37,12 @@ impl<B: Backend> SwiGluMlp<B> {
     ///
     /// # Errors
     /// [`PackError`] where the backend cannot use packed weights.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, PackError> {
-        let [gate, up] = self.gate_up.forward(x)?;
-        self.down.forward(B::swiglu(gate, up))
+    pub fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        adapters: &Active<'_, B>,
+    ) -> Result<Tensor<B, 2>, PackError> {
+        let [gate, up] = self.gate_up.forward(x, adapters)?;
+        self.down.forward(B::swiglu(gate, up), adapters)
     }
 }

@@ -1,6 +1,9 @@
 //! Weights by path: the path in the code reads like the path in the file.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use burn::{
     module::{Param, ParamId},
@@ -8,7 +11,7 @@ use burn::{
 };
 use thiserror::Error;
 
-use super::{Matrix, PackedWeight};
+use super::{Matrix, PackedWeight, SlotKind, Slots, Stored};
 use crate::{
     backend::{Backend, HostPacked, PackError},
     formats::{Checkpoint, FormatError, RawTensor},
@@ -69,13 +72,23 @@ pub struct Weights<'a, B: Backend> {
     dequantize: bool,
     path: String,
     on_bytes: Option<&'a (dyn Fn(u64) + Sync)>,
+    /// Shared by all places of the checkpoint.
+    slots: Arc<Mutex<Slots<B>>>,
 }
 
 impl<'a, B: Backend> Weights<'a, B> {
     /// The root of a checkpoint. Matrices are stored as `dtype`; vectors (norms, biases) as f32,
     /// since they weigh nothing and are used in f32.
     pub fn new(checkpoint: &'a Checkpoint, device: &'a B::Device, dtype: DType) -> Self {
-        Self { checkpoint, device, dtype, dequantize: false, path: String::new(), on_bytes: None }
+        Self {
+            checkpoint,
+            device,
+            dtype,
+            dequantize: false,
+            path: String::new(),
+            on_bytes: None,
+            slots: Arc::new(Mutex::new(Slots::new(device.clone(), dtype))),
+        }
     }
 
     /// Calls `report` with the file bytes of each tensor once it is loaded.
@@ -90,6 +103,28 @@ impl<'a, B: Backend> Weights<'a, B> {
     pub fn dequantized(mut self, dequantize: bool) -> Self {
         self.dequantize = dequantize;
         self
+    }
+
+    /// The slots of all layers that have been loaded from this checkpoint, which are then forgotten
+    /// here: to be called once the model is complete.
+    pub fn take_slots(&self) -> Slots<B> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut slots, Slots::new(self.device.clone(), self.dtype))
+    }
+
+    /// Adds a stored matrix and the layers in it: names below this path (none for the path itself)
+    /// and outputs.
+    pub(super) fn add_slots(
+        &self,
+        kind: SlotKind,
+        tied: bool,
+        stored: Stored<B>,
+        layers: &[(&str, usize)],
+    ) -> usize {
+        let path = |name: &str| if name.is_empty() { self.path.clone() } else { self.name(name) };
+        let layers = layers.iter().map(|(name, outputs)| (path(name), *outputs));
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.add(kind, tied, stored, layers)
     }
 
     /// The place `name` below this one.

@@ -4,6 +4,7 @@
 //! (which compiles to vector loads) and converted a stack buffer at a time; `half` uses the
 //! processor's f16 conversion where it has one.
 
+use super::Encoding;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -44,6 +45,17 @@ pub(super) fn copy_f16(bytes: &[u8], out: &mut [f16]) {
     }
 }
 
+/// The stored bytes of `values`, rounded to nearest even; `None` for formats of blocks.
+pub fn encode_floats(encoding: Encoding, values: &[f32]) -> Option<Vec<u8>> {
+    let values = values.iter();
+    Some(match encoding {
+        Encoding::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+        Encoding::F16 => values.flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        Encoding::BF16 => values.flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +85,20 @@ mod tests {
         let mut out = vec![0.0; 600];
         decode_f16(&bytes, &mut out);
         assert!(values.iter().zip(&out).all(|(a, b)| a.to_f32().to_bits() == b.to_bits()));
+    }
+    #[test]
+    fn what_is_encoded_decodes_to_the_nearest() {
+        let values = [0.0f32, -1.5, 1.0 / 3.0, 65504.0, f32::NEG_INFINITY];
+        for (encoding, third) in [
+            (Encoding::F32, 1.0 / 3.0),
+            (Encoding::F16, 0.333_251_95),
+            (Encoding::BF16, 0.333_984_38),
+        ] {
+            let bytes = encode_floats(encoding, &values).unwrap();
+            let mut out = [0.0; 5];
+            crate::quant::dequantize(encoding, &bytes, &mut out).unwrap();
+            assert_eq!([out[0], out[1], out[2], out[4]], [0.0, -1.5, third, f32::NEG_INFINITY]);
+        }
+        assert_eq!(encode_floats(Encoding::Q8_0, &[0.0; 32]), None);
     }
 }

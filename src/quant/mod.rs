@@ -35,6 +35,7 @@ mod tq2_0;
 
 pub use decode::{dequantize, dequantize_f16};
 pub use encoding::Encoding;
+pub use float::encode_floats;
 
 /// Why a slice of stored values could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

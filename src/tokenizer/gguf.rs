@@ -10,15 +10,18 @@ use tokenizers::tokenizer::{AddedToken, Tokenizer as Inner};
 use super::pre::{Recipe, byte_level};
 use super::{Result, SpecialTokens, Tokenizer, TokenizerError};
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
-const BOS: &str = "tokenizer.ggml.bos_token_id";
-const EOS: &str = "tokenizer.ggml.eos_token_id";
-const EOT: &str = "tokenizer.ggml.eot_token_id";
-const EOM: &str = "tokenizer.ggml.eom_token_id";
+pub(super) const MODEL: &str = "tokenizer.ggml.model";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const BOS: &str = "tokenizer.ggml.bos_token_id";
+pub(super) const EOS: &str = "tokenizer.ggml.eos_token_id";
+pub(super) const EOT: &str = "tokenizer.ggml.eot_token_id";
+pub(super) const EOM: &str = "tokenizer.ggml.eom_token_id";
+pub(super) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+pub(super) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+pub(super) const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 
 /// Values of `tokenizer.ggml.token_type` that change how a token is treated (`llama_token_type` in llama.cpp).
 const UNKNOWN: i32 = 2;

@@ -12,6 +12,7 @@
 mod checkpoint;
 mod config;
 mod error;
+mod export;
 mod gguf;
 mod pre;
 

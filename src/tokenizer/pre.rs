@@ -23,8 +23,9 @@ pub(super) struct Recipe {
     pub(super) add_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const DIGIT: &str = r"\p{N}";
+pub(super) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const DIGIT: &str = r"\p{N}";
 const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -161,6 +162,13 @@ impl Recipe {
         RECIPES.iter().find(|(names, _)| names.contains(&name)).map(|(_, recipe)| recipe)
     }
 
+    /// The name of the recipe that cuts so, if there is one: the reverse of [`Recipe::named`].
+    pub(super) fn name_of(splits: &[&str], ignore_merges: bool) -> Option<&'static str> {
+        let alike =
+            |recipe: &Recipe| recipe.splits == splits && recipe.ignore_merges == ignore_merges;
+        RECIPES.iter().find(|(_, recipe)| alike(recipe)).map(|(names, _)| names[0])
+    }
+
     /// All names, separated by commas, for an error message.
     pub(super) fn supported() -> String {
         let names: Vec<&str> =
@@ -214,6 +222,20 @@ mod tests {
             for name in *names {
                 assert_eq!(words(name, text).concat(), text, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn recipes_have_a_name() {
+        for (splits, ignore_merges, name) in [
+            (&[GPT2][..], false, Some("gpt-2")),
+            (&[DIGIT, GPT2], false, Some("smollm")),
+            (&[LLAMA3], true, Some("llama-bpe")),
+            (&[LLAMA3], false, Some("dbrx")),
+            (&[QWEN2], false, Some("qwen2")),
+            (&[QWEN2, DIGIT], false, None),
+        ] {
+            assert_eq!(Recipe::name_of(splits, ignore_merges), name);
         }
     }
 

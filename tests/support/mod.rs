@@ -80,14 +80,24 @@ impl Golden {
             .collect()
     }
 
+    /// The names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        let file = safetensors::SafeTensors::deserialize(&self.0).expect("golden file");
+        file.names().into_iter().map(str::to_owned).collect()
+    }
+
+    /// Rows of integers.
+    pub fn i64(&self, name: &str) -> Vec<Vec<i64>> {
+        let (shape, bytes) = self.view(name);
+        let values: Vec<i64> =
+            bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        values.chunks(*shape.last().unwrap()).map(<[i64]>::to_vec).collect()
+    }
+
     /// Rows of token ids.
     pub fn ids(&self, name: &str) -> Vec<Vec<u32>> {
-        let (shape, bytes) = self.view(name);
-        let ids: Vec<u32> = bytes
-            .chunks_exact(8)
-            .map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap())
-            .collect();
-        ids.chunks(*shape.last().unwrap()).map(<[u32]>::to_vec).collect()
+        let ids = |row: Vec<i64>| row.into_iter().map(|id| u32::try_from(id).unwrap()).collect();
+        self.i64(name).into_iter().map(ids).collect()
     }
 }
 

@@ -7,6 +7,7 @@ mod reader;
 mod split;
 mod types;
 mod value;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,6 +19,7 @@ pub(super) use names::{Permutation, file_name};
 pub(crate) use split::PartName;
 pub use types::{GgmlType, TypeId};
 pub use value::{GgufArray, GgufMetadata, GgufValue};
+pub use writer::write;
 
 use super::error::similar_names;
 use super::map::FileMap;

@@ -10,7 +10,7 @@ use super::types::{GgmlType, TypeId};
 use super::value::{GgufArray, GgufMetadata, GgufValue};
 use crate::formats::{FormatError, Result};
 
-const MAGIC: &[u8; 4] = b"GGUF";
+pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 /// ggml's `GGML_MAX_DIMS`.
 const MAX_DIMS: u32 = 4;
 /// Key length, type, one byte of value.

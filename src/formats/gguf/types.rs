@@ -42,6 +42,14 @@ impl GgmlType {
         }
     }
 
+    /// How values of this format are stored.
+    ///
+    /// # Panics
+    /// Never: every encoding is a type (a test holds the two tables together).
+    pub fn of(encoding: Encoding) -> &'static Self {
+        TYPES.iter().find(|ty| ty.name == encoding.name()).expect("every encoding is a type")
+    }
+
     /// The format that decodes it, if there is one here.
     pub fn encoding(&self) -> Option<Encoding> {
         Encoding::from_name(self.name)

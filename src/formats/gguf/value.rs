@@ -62,6 +62,25 @@ impl GgufValue {
         }
     }
 
+    /// The type's number in a file.
+    pub(super) fn type_id(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::String(_) => 8,
+            Self::Array(_) => 9,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
+        }
+    }
+
     /// The value, if it is a whole number of any width.
     pub fn as_integer(&self) -> Option<i128> {
         Some(match *self {
@@ -108,6 +127,24 @@ impl GgufArray {
             Self::F64(_) => "array of f64",
             Self::Bool(_) => "array of bool",
             Self::String(_) => "array of strings",
+        }
+    }
+
+    /// The number in a file of its values' type.
+    pub(super) fn type_id(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::String(_) => 8,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
         }
     }
 

@@ -1,0 +1,65 @@
+//! A decoder with an output layer over the vocabulary.
+
+use burn::tensor::{DType, Tensor};
+
+use super::{
+    Cache, CausalLm, DecoderConfig, LogitRows, ModelError, Observer, TokenBatch, decoder::Decoder,
+};
+use crate::{
+    backend::Backend,
+    nn::{Active, Linear, LoadError, Weights},
+};
+
+/// A decoder and `lm_head`.
+#[derive(Clone, Debug)]
+pub(super) struct LanguageModel<B: Backend> {
+    decoder: Decoder<B>,
+    output: Linear<B>,
+}
+
+impl<B: Backend> LanguageModel<B> {
+    /// Reads the tensors of a checkpoint.
+    pub(super) fn load(
+        weights: &Weights<'_, B>,
+        config: DecoderConfig,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Result<Self, LoadError> {
+        let decoder = Decoder::load(weights, config, dtype, device)?;
+        let (config, head) = (decoder.config(), weights.at("lm_head"));
+        let output = if config.tied {
+            decoder.tied_output(&head)
+        } else {
+            Linear::load(&head, config.hidden, config.vocabulary)?
+        };
+        Ok(Self { decoder, output })
+    }
+}
+
+impl<B: Backend> CausalLm<B> for LanguageModel<B> {
+    fn config(&self) -> &DecoderConfig {
+        self.decoder.config()
+    }
+
+    fn device(&self) -> &B::Device {
+        self.decoder.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.decoder.dtype()
+    }
+
+    fn forward_observed(
+        &self,
+        tokens: &TokenBatch,
+        cache: Option<&mut Cache<B>>,
+        rows: LogitRows,
+        observer: Option<&mut Observer<'_, B>>,
+    ) -> Result<Tensor<B, 3>, ModelError> {
+        let normed = self.decoder.forward(tokens, cache, rows, observer, &Active::NONE)?;
+        let logits = self.output.forward(normed, &Active::NONE)?;
+        let [rows, vocabulary] = logits.dims();
+        let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
+        Ok(logits.reshape([tokens.batch(), rows / tokens.batch(), vocabulary]))
+    }
+}

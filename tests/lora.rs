@@ -1,0 +1,6 @@
+//! LoRA adapters: PEFT's files.
+
+mod support;
+
+#[path = "lora/files.rs"]
+mod files;
