@@ -68,7 +68,7 @@ fn packed_linear<B: AutodiffBackend>(device: &B::Device) {
     let packed = B::pack(packed, device);
     let x = tensor::<B, 2>(&values(rows * inputs, 1.0), [rows, inputs], device).require_grad();
     let grad = values(rows * outputs, 2.0);
-    let out = B::packed_linear(x.clone(), &packed).expect("packed_linear");
+    let out = B::packed_linear(x.clone(), &packed, None).expect("packed_linear");
     let grads = (out * tensor::<B, 2>(&grad, [rows, outputs], device)).sum().backward();
     let want: Vec<f64> = (0..rows * inputs)
         .map(|i| {

@@ -91,9 +91,10 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
     fn packed_linear(
         x: Tensor<Self, 2>,
         weight: &Self::Packed,
+        bias: Option<Tensor<Self, 1>>,
     ) -> Result<Tensor<Self, 2>, PackError> {
         let x = primitive(x);
-        let out = primitive(B::packed_linear(tensor(x.primitive.clone()), weight)?);
+        let out = primitive(B::packed_linear(tensor(x.primitive.clone()), weight, None)?);
         let out = match PackedLinearBackward::<B>(weight.clone())
             .prepare::<C>([x.node.clone()])
             .compute_bound()
@@ -102,7 +103,7 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
             OpsKind::Tracked(prep) => prep.finish((), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        Ok(tensor(out))
+        Ok(ops::add_bias(tensor(out), bias))
     }
 
     fn packed_linear_backward(

@@ -207,6 +207,13 @@ pub trait Backend: burn::tensor::backend::Backend {
         ops::swiglu(gate, up)
     }
 
+    /// Runs the forward pass of a step, so that a backend can hand all that it launches to the device
+    /// as a whole. What `work` computes may meet only operations of this trait before `gather` returns:
+    /// a backend need not keep the order between these and others of burn's on the same tensors.
+    fn gather<T>(_device: &Self::Device, work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
     /// Whether linear layers of one input are best stored as one matrix: where a launch costs more
     /// than what it computes for a single row.
     fn joins_linears() -> bool {
@@ -222,16 +229,17 @@ pub trait Backend: burn::tensor::backend::Backend {
     /// Takes packed blocks into this backend's own storage.
     fn pack(weight: HostPacked, device: &Self::Device) -> Self::Packed;
 
-    /// `x · wᵀ` with `x: [rows, in]` and a packed `w` of `[out, in]`.
+    /// `x · wᵀ + bias` with `x: [rows, in]`, a packed `w` of `[out, in]` and `bias: [out]`.
     ///
     /// # Errors
     /// [`PackError::Unsupported`] where a backend has no way to compute it.
     fn packed_linear(
         x: Tensor<Self, 2>,
         weight: &Self::Packed,
+        bias: Option<Tensor<Self, 1>>,
     ) -> Result<Tensor<Self, 2>, PackError> {
         let dense = Self::unpack(weight, &x.device(), x.dtype())?;
-        Ok(Self::dense_linear(x, dense, None))
+        Ok(Self::dense_linear(x, dense, bias))
     }
 
     /// Gradient of [`packed_linear`](Self::packed_linear) with respect to `x`: `grad · w`. The

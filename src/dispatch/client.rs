@@ -3,7 +3,7 @@
 
 #[cfg(feature = "cuda")]
 use cubecl::cuda::CudaRuntime;
-use cubecl::{client::ComputeClient, wgpu::WgpuRuntime};
+use cubecl::{client::ComputeClient, server::Handle, wgpu::WgpuRuntime};
 
 /// A client.
 #[derive(Clone)]
@@ -24,3 +24,10 @@ macro_rules! with_client {
     };
 }
 pub(super) use with_client;
+
+impl Client {
+    /// Memory for so many bytes.
+    pub(super) fn empty(&self, bytes: usize) -> Handle {
+        with_client!(self, client => client.empty(bytes))
+    }
+}

@@ -22,6 +22,7 @@ use super::{
     Choices, Entry,
     client::{Client, with_client},
     find,
+    gather::Gatherer,
     task::Task,
     trace::JIT,
 };
@@ -66,6 +67,8 @@ pub struct Kernels {
     params: Mutex<HashMap<Vec<u32>, Handle>>,
     choices: Mutex<Choices>,
     resolved: Mutex<HashMap<Kernel, Result<Task, LaunchError>>>,
+    /// Where launches can be listed.
+    gatherer: Option<Arc<Gatherer>>,
 }
 
 impl std::fmt::Debug for Kernels {
@@ -99,6 +102,14 @@ impl Place {
             Self::Cuda(device) => Client::Cuda(CudaRuntime::client(device)),
         }
     }
+
+    fn gatherer(&self) -> Option<Arc<Gatherer>> {
+        match self {
+            Self::Wgpu(device) => Gatherer::new(device),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => None,
+        }
+    }
 }
 
 impl Kernels {
@@ -120,12 +131,12 @@ impl Kernels {
         if let Some(kernels) = all.get(&place) {
             return kernels.clone();
         }
-        let kernels = Arc::new(Self::new(place.client()));
+        let kernels = Arc::new(Self::new(place.client(), place.gatherer()));
         all.insert(place, kernels.clone());
         kernels
     }
 
-    fn new(client: Client) -> Self {
+    fn new(client: Client, gatherer: Option<Arc<Gatherer>>) -> Self {
         let properties = properties(&client);
         let hardware = &properties.hardware;
         let has_planes = properties.features.plane.contains(Plane::Ops);
@@ -139,6 +150,7 @@ impl Kernels {
             params: Mutex::default(),
             choices: Mutex::default(),
             resolved: Mutex::default(),
+            gatherer,
             client,
         }
     }
@@ -179,9 +191,31 @@ impl Kernels {
         with_client!(&self.client, client => Some(client.memory_usage().ok()?.bytes_reserved))
     }
 
-    /// Memory for `bytes` bytes, not initialised.
+    /// Lists what `work` launches, and hands it over as a whole: see [`gather`](super::gather). `work`
+    /// must not use burn's operations on what it launches without [`submit`](super::gather::submit).
+    pub fn gather<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.gatherer {
+            Some(gatherer) => gatherer.gather(work),
+            None => work(),
+        }
+    }
+
+    /// Where launches of the current thread are listed just now.
+    fn list(&self) -> Option<&Arc<Gatherer>> {
+        self.gatherer.as_ref().filter(|gatherer| gatherer.is_open())
+    }
+
+    /// Memory for `bytes` bytes that are kept for longer than a step, not initialised.
+    pub fn lasting(&self, bytes: usize) -> Handle {
+        self.client.empty(bytes)
+    }
+
+    /// Memory for `bytes` bytes (or a few more), not initialised.
     pub fn empty(&self, bytes: usize) -> Handle {
-        with_client!(&self.client, client => client.empty(bytes))
+        match self.list() {
+            Some(list) => list.buffer(&self.client, bytes),
+            None => self.client.empty(bytes),
+        }
     }
 
     /// Uploads bytes.
@@ -259,15 +293,24 @@ impl Kernels {
             Some(task) => task?,
             None => self.resolve(kernel)?,
         };
+        let [x, y] = if cubes <= MAX_CUBES {
+            [cubes, 1]
+        } else {
+            // A few cubes too many: every kernel looks whether its place exists.
+            [MAX_CUBES, cubes.div_ceil(MAX_CUBES)]
+        };
+        if let Some(list) = self.list() {
+            if task.entry.is_some() {
+                lock(&self.resolved).entry(kernel).or_insert(Ok(task));
+                return list.list(task, [x, y], buffers);
+            }
+            // CubeCL's server expands it, and launches it itself.
+            super::gather::submit();
+        }
         let arguments = KernelArguments::new()
             .with_buffers(buffers.iter().map(|&handle| handle.clone().binding()).collect())
             .with_info(MetadataBindingInfo::default());
-        let count = if cubes <= MAX_CUBES {
-            CubeCount::Static(cubes, 1, 1)
-        } else {
-            // A few cubes too many: every kernel looks whether its place exists.
-            CubeCount::Static(MAX_CUBES, cubes.div_ceil(MAX_CUBES), 1)
-        };
+        let count = CubeCount::Static(x, y, 1);
         // SAFETY: every index is checked against the parameters, and the caller vouches for those.
         with_client!(&self.client, client => unsafe {
             client.launch_unchecked(Box::new(task), count, arguments);

@@ -50,6 +50,13 @@ impl<B: Backend> Active<'_, B> {
         self.set?.group(slot)
     }
 
+    /// Whether it asks for nothing but the backend's own products on so many rows: see
+    /// [`Backend::gather`].
+    pub fn is_part_of_products(&self, rows: usize) -> bool {
+        let Some(set) = self.set else { return true };
+        rows == 1 && self.masks.is_none() && self.dropout <= 0.0 && set.is_low_rank_alone()
+    }
+
     /// The product of a stored matrix with `x`, `[rows, in]` to `[rows, out]`, with all that changes
     /// it.
     pub(super) fn product(
@@ -67,7 +74,14 @@ impl<B: Backend> Active<'_, B> {
         if let Some(masks) = &self.masks {
             low = low.clone() * masks.columns(factors.layout, rows, low.dtype());
         }
-        let low = B::dense_linear(low, factors.b.clone(), None);
+        // A single row is what a bias is: where that is a part of the product, adding it is no operation
+        // of its own.
+        let joins = rows == 1 && factors.gain.is_none() && group.replaced.is_empty();
+        let bias = if joins { base.bias() } else { None };
+        let low = B::dense_linear(low, factors.b.clone(), bias);
+        if joins {
+            return base.matrix.product(x, Some(low.reshape([-1])));
+        }
         match &factors.gain {
             Some(gain) => {
                 let out = self.whole(group, base, x, false)?;
@@ -79,16 +93,6 @@ impl<B: Backend> Active<'_, B> {
                     out * gain
                 };
                 Ok(self.biased(group, base, scaled + low))
-            }
-            // A single row is what a bias is: where that is a part of the product, this is one
-            // operation less.
-            None if rows == 1 && group.replaced.is_empty() => {
-                let low = low.reshape([-1]);
-                let low = match base.bias() {
-                    Some(bias) => low.clone() + bias.cast(low.dtype()),
-                    None => low,
-                };
-                base.matrix.product(x, Some(low))
             }
             None => Ok(self.whole(group, base, x, true)? + low),
         }

@@ -214,6 +214,13 @@ impl<B: Backend> DeltaSet<B> {
         self.0.group(group)
     }
 
+    /// Whether no layer has a gain or is replaced.
+    pub(super) fn is_low_rank_alone(&self) -> bool {
+        self.0.groups.iter().flatten().all(|group| {
+            group.replaced.is_empty() && group.factors.as_ref().is_none_or(|of| of.gain.is_none())
+        })
+    }
+
     pub(super) fn layouts(&self) -> &[Vec<usize>] {
         &self.0.layouts
     }

@@ -8,7 +8,7 @@ use burn::{
     tensor::{DType, Tensor, backend::AutodiffBackend},
 };
 
-use crate::backend::{Backend, PackError, PackedStorage, add_bias};
+use crate::backend::{Backend, PackError, PackedStorage};
 
 /// `[out, in]`.
 #[derive(Module, Debug)]
@@ -71,7 +71,7 @@ impl<B: Backend> Matrix<B> {
     ) -> Result<Tensor<B, 2>, PackError> {
         match self {
             Self::Dense(weight) => Ok(B::dense_linear(x, weight.val(), bias)),
-            Self::Packed(weight) => Ok(add_bias(B::packed_linear(x, &weight.0)?, bias)),
+            Self::Packed(weight) => B::packed_linear(x, &weight.0, bias),
         }
     }
 

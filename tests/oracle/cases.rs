@@ -501,9 +501,11 @@ impl<B: Backend> Run<'_, B> {
                     .expect_err("a row outside");
 
                 let x = self.oracle.values(rows * inputs);
-                let got =
-                    B::packed_linear(self.tensor(&x, [rows, inputs]), &packed).expect("linear");
-                let want = plain::linear(&x, &weight, None, inputs);
+                let bias = self.oracle.values(outputs);
+                let bias_in = self.tensor_as(&bias, [outputs], DType::F32);
+                let got = B::packed_linear(self.tensor(&x, [rows, inputs]), &packed, Some(bias_in))
+                    .expect("linear");
+                let want = plain::linear(&x, &weight, Some(&bias), inputs);
                 if rows > MANY_ROWS && !self.rounds && encoding.block_len() > 1 {
                     // As dense matrices in f16, above.
                     let (op, got) = ("packed_linear, many rows", Self::read(got));

@@ -150,16 +150,19 @@ impl Backend for Cpu {
     fn packed_linear(
         x: Tensor<Self, 2>,
         weight: &HostPacked,
+        bias: Option<Tensor<Self, 1>>,
     ) -> Result<Tensor<Self, 2>, PackError> {
         let (dtype, [rows, inputs], [outputs, columns]) = (x.dtype(), x.dims(), weight.shape());
         let matrix = PackedMatrix::new(weight.bytes(), weight.encoding(), outputs, columns);
         let Some(matrix) = matrix.ok().filter(|_| columns == inputs) else {
             let dense = Self::unpack(weight, &x.device(), dtype)?;
-            return Ok(Self::dense_linear(x, dense, None));
+            return Ok(Self::dense_linear(x, dense, bias));
         };
+        let bias = bias.map(Floats::of);
+        let bias = bias.as_ref().map(Floats::as_slice);
         let mut out = vec![0.0; rows * outputs];
         let x = Floats::of(x);
-        kernels::packed_linear(x.as_slice(), rows, &matrix, None, Activations::Quantised, &mut out);
+        kernels::packed_linear(x.as_slice(), rows, &matrix, bias, Activations::Quantised, &mut out);
         Ok(tensor(out, [rows, outputs], dtype))
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         AttentionOptions, Backend, CacheError, KvCache, KvCacheShape, RopeOrder, RotaryStep,
         kv_cache::check_append,
     },
-    dispatch::{Kernels, LaunchError},
+    dispatch::{Kernels, LaunchError, gather},
 };
 
 /// Why attention is not by kernels.
@@ -50,7 +50,7 @@ impl<R: Gpu> CubeKvCache<R> {
         let buffers = match self.buffers.take() {
             Some(buffers) if Arc::strong_count(&buffers) == 1 => buffers,
             Some(shared) => Arc::new([0, 1].map(|i| self.copy_of(&shared[i]))),
-            None => Arc::new([0, 1].map(|_| self.kernels.empty(self.bytes()))),
+            None => Arc::new([0, 1].map(|_| self.kernels.lasting(self.bytes()))),
         };
         self.buffers = Some(buffers.clone());
         buffers
@@ -62,6 +62,7 @@ impl<R: Gpu> CubeKvCache<R> {
     }
 
     fn copy_of(&self, handle: &Handle) -> Handle {
+        gather::submit();
         tensors::over::<R>(&self.device, &self.extent(), handle.clone(), self.dtype).copy().handle
     }
 

@@ -85,6 +85,7 @@ impl<R: Gpu> Backend for Cube<R> {
         if let Some(both) = ops::rms_norm(&x, Some(&residual), &weight, epsilon) {
             return both;
         }
+        ops::by_reference("add_rms_norm", "it takes f32");
         let sum = x + residual;
         [sum.clone(), Self::rms_norm(sum, weight, epsilon)]
     }
@@ -115,6 +116,7 @@ impl<R: Gpu> Backend for Cube<R> {
         cache: Option<&mut CubeKvCache<R>>,
     ) -> Result<Tensor<Self, 2>, CacheError> {
         let Some(cache) = cache else {
+            ops::by_reference("rotary_attention", "there is no cache");
             return super::ops::rotary_attention(projections, head_dim, step, None);
         };
         if let Some(out) = cache.rotary_attention(&projections, step) {
@@ -122,6 +124,10 @@ impl<R: Gpu> Backend for Cube<R> {
         }
         ops::by_reference("rotary_attention", "it takes f32 and even head dimensions");
         super::ops::rotary_attention(projections, head_dim, step, Some(cache))
+    }
+
+    fn gather<T>(device: &R::Device, work: impl FnOnce() -> T) -> T {
+        R::kernels(device).gather(work)
     }
 
     fn joins_linears() -> bool {
@@ -140,8 +146,9 @@ impl<R: Gpu> Backend for Cube<R> {
     fn packed_linear(
         x: Tensor<Self, 2>,
         weight: &CubePacked<R>,
+        bias: Option<Tensor<Self, 1>>,
     ) -> Result<Tensor<Self, 2>, PackError> {
-        packed::linear(x, weight)
+        packed::linear(x, weight, bias)
     }
 
     fn unpack(

@@ -5,15 +5,16 @@ use cubecl::server::Handle;
 use metal_candle_kernels::{Format, Kernel, matvec, norm, swiglu};
 
 use super::{Cube, Gpu, tensors};
-use crate::dispatch::choose;
+use crate::dispatch::{choose, gather};
 
 /// Rows of `x` up to which a product is made by the matrix-vector kernels.
 pub(super) const FEW_ROWS: usize = 64;
 /// Rows that one launch takes.
 const ROWS_AT_ONCE: usize = 8;
 
-/// Says that no kernel takes an operation, and why.
+/// Says that no kernel takes an operation, and why. burn's take it, behind all that was launched.
 pub(super) fn by_reference(operation: &'static str, why: &'static str) {
+    gather::submit();
     tracing::debug!(operation, why, "no kernel takes it: using burn's operations");
 }
 

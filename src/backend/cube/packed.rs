@@ -14,13 +14,13 @@ use metal_candle_kernels::{
 
 use super::{Cube, Gpu, ops, tensors};
 use crate::{
-    backend::{Backend, HostPacked, PackError, PackedStorage, packed},
-    dispatch::Kernels,
+    backend::{Backend, HostPacked, PackError, PackedStorage, add_bias, packed},
+    dispatch::{Kernels, gather},
     quant::Encoding,
 };
 
 /// Values that are dequantised at a time for a product of many rows, at most.
-const PART: usize = 1 << 23;
+const PART: usize = 1 << 25;
 /// So many rows take a multiple of 256 bytes in every format, which is where buffers may be bound.
 const ALIGNED_ROWS: usize = 128;
 
@@ -107,10 +107,14 @@ impl<R: Gpu> CubePacked<R> {
         Self::Device(DeviceBlocks { kernels, device, handle, bytes, shape, encoding, format })
     }
 
-    /// `x · wᵀ`; `None` where no kernel takes it.
-    pub(super) fn product(&self, x: &Tensor<Cube<R>, 2>) -> Option<Tensor<Cube<R>, 2>> {
+    /// `x · wᵀ + bias`; `None` where no kernel takes it.
+    pub(super) fn product(
+        &self,
+        x: &Tensor<Cube<R>, 2>,
+        bias: Option<&Tensor<Cube<R>, 1>>,
+    ) -> Option<Tensor<Cube<R>, 2>> {
         match self {
-            Self::Device(blocks) if x.dims()[1] == blocks.shape[1] => blocks.product(x),
+            Self::Device(blocks) if x.dims()[1] == blocks.shape[1] => blocks.product(x, bias),
             _ => None,
         }
     }
@@ -136,12 +140,17 @@ impl<R: Gpu> DeviceBlocks<R> {
         HostPacked::new(bytes, self.shape, self.encoding)
     }
 
-    fn product(&self, x: &Tensor<Cube<R>, 2>) -> Option<Tensor<Cube<R>, 2>> {
+    fn product(
+        &self,
+        x: &Tensor<Cube<R>, 2>,
+        bias: Option<&Tensor<Cube<R>, 1>>,
+    ) -> Option<Tensor<Cube<R>, 2>> {
         let [rows, columns] = self.shape;
         if x.dims()[0] <= ops::FEW_ROWS {
             let matrix = ops::Matrix { format: self.format, handle: &self.handle, rows, columns };
-            return ops::few_rows(x, &matrix, None);
+            return ops::few_rows(x, &matrix, bias);
         }
+        gather::submit();
         // As dense matrices in f16 meet many rows, where there is f16.
         let dtype = if self.kernels.f16() { DType::F16 } else { DType::F32 };
         let x_in = x.clone().cast(dtype);
@@ -150,7 +159,7 @@ impl<R: Gpu> DeviceBlocks<R> {
             Some(x_in.clone().matmul(weight.transpose()))
         });
         let parts: Option<Vec<_>> = parts.collect();
-        Some(Tensor::cat(parts?, 1).cast(x.dtype()))
+        Some(add_bias(Tensor::cat(parts?, 1).cast(x.dtype()), bias.cloned()))
     }
 
     /// Some of the rows, dequantised.
@@ -210,13 +219,14 @@ fn parts(rows: usize, columns: usize) -> impl Iterator<Item = Range<usize>> {
 pub(super) fn linear<R: Gpu>(
     x: Tensor<Cube<R>, 2>,
     weight: &CubePacked<R>,
+    bias: Option<Tensor<Cube<R>, 1>>,
 ) -> Result<Tensor<Cube<R>, 2>, PackError> {
-    if let Some(out) = weight.product(&x) {
+    if let Some(out) = weight.product(&x, bias.as_ref()) {
         return Ok(out);
     }
     ops::by_reference("packed_linear", "it takes f32 and the formats that kernels read");
     let dense = Cube::<R>::unpack(weight, &x.device(), x.dtype())?;
-    Ok(Cube::<R>::dense_linear(x, dense, None))
+    Ok(Cube::<R>::dense_linear(x, dense, bias))
 }
 
 /// [`Backend::unpack`].

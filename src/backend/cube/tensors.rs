@@ -10,11 +10,17 @@ use cubecl::{
 };
 
 use super::{Cube, Gpu};
-use crate::dispatch::Kernels;
+use crate::dispatch::{Kernels, gather};
 
 /// A tensor whose values lie one after the other.
 pub(super) fn contiguous<R: Gpu, const D: usize>(tensor: Tensor<Cube<R>, D>) -> CubeTensor<R> {
-    into_contiguous(tensor.into_primitive().tensor())
+    let tensor = tensor.into_primitive().tensor();
+    if tensor.is_contiguous() {
+        return tensor;
+    }
+    // burn copies it.
+    gather::submit();
+    into_contiguous(tensor)
 }
 
 /// A tensor over a buffer, row by row.

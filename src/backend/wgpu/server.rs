@@ -5,12 +5,9 @@
 //! with the features that WGSL can express: that is what [`wgsl_server`] does. Nothing else differs
 //! from cubecl's own.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuRuntime, WgpuSetup, init_device};
@@ -23,12 +20,13 @@ use cubecl::{
     },
     profile::TimingMethod,
     server::ServerUtilities,
-    wgpu::WgpuServer,
+    wgpu::{AutoCompiler, WgpuServer},
 };
 use cubecl_runtime::{allocator::ContiguousMemoryLayoutPolicy, logging::ServerLogger};
 use wgpu::{DeviceType, Features};
 
 use super::{AdapterError, ShaderLanguage, WgpuAdapter};
+use crate::dispatch::queue::{self, Queue};
 
 /// Kernel launches that are gathered before they are submitted. Encoding them takes the host longer
 /// than running them takes a large GPU, so that it is best to have it begin early: a 1B-shaped model
@@ -61,7 +59,17 @@ pub(super) fn open(
         queue,
         backend: adapter.info.backend,
     };
-    let queue = setup.queue.clone();
+    let queue = Queue {
+        device: setup.device.clone(),
+        queue: setup.queue.clone(),
+        compiler: match language {
+            #[cfg(not(target_os = "macos"))]
+            ShaderLanguage::SpirV => || AutoCompiler::SpirV(Default::default()),
+            #[cfg(target_os = "macos")]
+            ShaderLanguage::Msl => || AutoCompiler::Msl(Default::default()),
+            _ => || AutoCompiler::Wgsl(Default::default()),
+        },
+    };
     let id = if language == ShaderLanguage::Wgsl {
         let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
         let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
@@ -69,20 +77,8 @@ pub(super) fn open(
     } else {
         init_device(setup, options)
     };
-    let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
-    queues.get_or_insert_default().insert(id.clone(), queue);
+    queue::register(id.clone(), queue);
     Ok(id)
-}
-
-static QUEUES: Mutex<Option<HashMap<WgpuDevice, wgpu::Queue>>> = Mutex::new(None);
-
-/// How often work was submitted to a device so far, for measuring. Asking counts as once, because
-/// the queue tells its number only when something is submitted.
-pub fn submissions(device: &WgpuDevice) -> Option<u64> {
-    let queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
-    let index = queues.as_ref()?.get(device)?.submit([]);
-    // wgpu keeps the number private, but prints it.
-    format!("{index:?}").chars().filter(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
 /// A device with the features that SPIR-V (or MSL) code may use.

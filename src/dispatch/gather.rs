@@ -1,0 +1,341 @@
+//! Launches that are listed first and then encoded together, for the work of one step.
+//!
+//! CubeCL's server takes the host 10 to 17 µs for each launch, more than a large GPU takes to run
+//! most of them. Here a launch only adds a line to a list ([`Kernels::gather`](super::Kernels::gather)).
+//! The list goes to the server as *one* task of its queue: there it is encoded into one command buffer,
+//! with bind groups that are kept from step to step, and submitted.
+//!
+//! Order: what was asked of the server before the list is closed, by burn's operations or by uploads, is
+//! submitted before the list, and what is asked afterwards comes behind it. So an operation of burn's
+//! *while a list is open* would overtake the launches that it depends on. Whoever falls back to one
+//! calls [`submit`] first, and a list is only open while the layers of a model run on a few rows, which
+//! use none; `tests/decode_step.rs` counts them.
+//!
+//! Memory: buffers made meanwhile come from a pool of this module. Steps take the same ones in the
+//! same order, so that bind groups are found again, and launches need not ask CubeCL for memory. A
+//! buffer that nobody holds is given to a later launch at once, even if the one that writes it is
+//! still on the list: the GPU runs them in order.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cubecl::{
+    CubeTask, ExecutionMode,
+    server::{Binding, ComputeServer, Handle, KernelArguments},
+    wgpu::{WgpuDevice, WgpuServer},
+};
+use cubecl_common::{
+    device::Device as _, device_handle::DeviceHandle, future::block_on, stream_id::StreamId,
+};
+use metal_candle_kernels::targets;
+use wgpu::{BindGroup, Buffer, ComputePipeline};
+
+use super::{
+    LaunchError,
+    client::Client,
+    queue::{self, Queue},
+    task::Task,
+};
+
+/// Launches after which a list is handed over although it is still open: the GPU begins with them
+/// while the host goes on.
+const LAUNCHES_AT_ONCE: usize = 32;
+/// Lists for which a bind group is kept that none of them used: it keeps its buffers alive.
+const KEPT_LISTS: u64 = 256;
+/// Bytes of the pool's buffers at the most.
+const POOL_BYTES: usize = 256 << 20;
+
+/// A launch on a list.
+struct Listed {
+    pipeline: Arc<ComputePipeline>,
+    /// Of the kernel, for the log.
+    name: &'static str,
+    cubes: [u32; 2],
+    buffers: Vec<Binding>,
+}
+
+/// The list that a thread has open.
+struct Open {
+    gatherer: Arc<Gatherer>,
+    launches: Vec<Listed>,
+}
+
+thread_local! {
+    static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
+}
+
+/// Hands over what the current thread has listed so far, if it has a list open.
+pub fn submit() {
+    let listed = OPEN.with_borrow_mut(|open| {
+        let open = open.as_mut()?;
+        Some((open.gatherer.clone(), std::mem::take(&mut open.launches)))
+    });
+    if let Some((gatherer, launches)) = listed {
+        gatherer.hand_over(launches);
+    }
+}
+
+/// Lists launches on one wgpu device.
+pub(super) struct Gatherer {
+    server: DeviceHandle<WgpuServer>,
+    queue: Queue,
+    pipelines: Mutex<HashMap<&'static str, Result<Arc<ComputePipeline>, LaunchError>>>,
+    pool: Mutex<Pool>,
+    /// Used on the server's thread alone.
+    groups: Mutex<Groups>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gatherer {
+    /// That of a device which this crate opened.
+    pub(super) fn new(device: &WgpuDevice) -> Option<Arc<Self>> {
+        Some(Arc::new(Self {
+            server: DeviceHandle::new(device.to_id()),
+            queue: queue::of(device)?,
+            pipelines: Mutex::default(),
+            pool: Mutex::default(),
+            groups: Mutex::default(),
+        }))
+    }
+
+    /// Runs `work` with a list open on this thread, and hands it over. Within another one, `work` only
+    /// runs.
+    pub(super) fn gather<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        /// Closes the list, also when `work` panics.
+        struct Close;
+        impl Drop for Close {
+            fn drop(&mut self) {
+                submit();
+                OPEN.set(None);
+            }
+        }
+        let is_first = OPEN.with_borrow_mut(|open| {
+            let is_first = open.is_none();
+            open.get_or_insert_with(|| Open { gatherer: self.clone(), launches: Vec::new() });
+            is_first
+        });
+        let _close = is_first.then_some(Close);
+        work()
+    }
+
+    /// Whether the current thread has a list open for this device.
+    pub(super) fn is_open(self: &Arc<Self>) -> bool {
+        OPEN.with_borrow(|open| open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.gatherer, self)))
+    }
+
+    /// Adds a launch to the open list.
+    pub(super) fn list(
+        &self,
+        task: Task,
+        cubes: [u32; 2],
+        buffers: &[&Handle],
+    ) -> Result<(), LaunchError> {
+        let pipeline = self.pipeline(task)?;
+        let buffers = buffers.iter().map(|&handle| handle.clone().binding()).collect();
+        let launch = Listed { pipeline, name: task.name, cubes, buffers };
+        let is_full = OPEN.with_borrow_mut(|open| {
+            let Some(open) = open else { return false };
+            open.launches.push(launch);
+            open.launches.len() >= LAUNCHES_AT_ONCE
+        });
+        if is_full {
+            submit();
+        }
+        Ok(())
+    }
+
+    /// A buffer for what an open list computes.
+    pub(super) fn buffer(&self, client: &Client, bytes: usize) -> Handle {
+        lock(&self.pool).take(bytes, client)
+    }
+
+    /// Compiles a kernel at its first use.
+    fn pipeline(&self, task: Task) -> Result<Arc<ComputePipeline>, LaunchError> {
+        if let Some(known) = lock(&self.pipelines).get(task.name) {
+            return known.clone();
+        }
+        let compiled = self.server.submit_blocking(|server| compile(&self.queue, server, task));
+        let compiled = compiled.unwrap_or_else(|error| Err(format!("{error:?}")));
+        let compiled = compiled.map_err(|reason| {
+            let refusal = LaunchError::Driver { kernel: task.name.into(), reason };
+            tracing::warn!(%refusal, "using other operations instead");
+            refusal
+        });
+        lock(&self.pipelines).insert(task.name, compiled.clone());
+        compiled
+    }
+
+    fn hand_over(self: &Arc<Self>, launches: Vec<Listed>) {
+        if launches.is_empty() {
+            return;
+        }
+        let this = self.clone();
+        self.server.submit(move |server| this.encode(server, &launches));
+        self.server.flush_queue();
+    }
+
+    /// On the server's thread: encodes and submits.
+    fn encode(&self, server: &mut WgpuServer, launches: &[Listed]) {
+        flush(server);
+        let stream = StreamId::current();
+        let mut groups = lock(&self.groups);
+        groups.lists += 1;
+        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for launch in launches {
+                match groups.of(&self.queue.device, server, launch, stream) {
+                    Ok(group) => {
+                        pass.set_pipeline(&launch.pipeline);
+                        pass.set_bind_group(0, group, &[]);
+                        pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
+                    }
+                    Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
+                }
+            }
+        }
+        self.queue.queue.submit([encoder.finish()]);
+        groups.forget_old();
+        let logger = server.logger();
+        for launch in launches {
+            logger.register_execution(launch.name);
+        }
+    }
+}
+
+/// Submits what the server has gathered by itself.
+fn flush(server: &mut WgpuServer) {
+    if let Err(error) = ComputeServer::flush(server, StreamId::current()) {
+        tracing::error!(%error, "an earlier operation failed");
+    }
+}
+
+/// On the server's thread: the pipeline of a pregenerated kernel.
+fn compile(
+    queue: &Queue,
+    server: &mut WgpuServer,
+    task: Task,
+) -> Result<Arc<ComputePipeline>, String> {
+    let mode = ExecutionMode::Unchecked;
+    let mut compiler = (queue.compiler)();
+    let compiled = task
+        .compile(&mut compiler, &server.compilation_options, mode, targets::ADDRESS)
+        .map_err(|error| error.to_string())?;
+    let scope = queue.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let repr = || compiled.repr.as_ref().map(|repr| repr.as_ref());
+    let module = server.create_module(&compiled.entrypoint_name, repr(), &compiled.source, mode);
+    let pipeline = module.map(|module| {
+        let arguments = KernelArguments::new();
+        server.create_pipeline(&compiled.entrypoint_name, repr(), module, &arguments)
+    });
+    match block_on(scope.pop()) {
+        Some(error) => Err(error.to_string()),
+        None => pipeline.map_err(|error| error.to_string()),
+    }
+}
+
+/// A slice of a buffer.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    buffer: Buffer,
+    offset: u64,
+    size: u64,
+}
+
+/// Bind groups by kernel and buffers.
+#[derive(Default)]
+struct Groups {
+    known: HashMap<(&'static str, Vec<Place>), Kept>,
+    /// Lists so far.
+    lists: u64,
+}
+
+struct Kept {
+    group: BindGroup,
+    /// The list that used it last.
+    used: u64,
+}
+
+impl Groups {
+    fn of(
+        &mut self,
+        device: &wgpu::Device,
+        server: &mut WgpuServer,
+        launch: &Listed,
+        stream: StreamId,
+    ) -> Result<&BindGroup, String> {
+        let mut places = Vec::with_capacity(launch.buffers.len());
+        for binding in &launch.buffers {
+            let found = ComputeServer::get_resource(server, binding.clone(), stream)
+                .map_err(|error| error.to_string())?;
+            let found = found.resource();
+            let size = found.size.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
+            places.push(Place { buffer: found.buffer.clone(), offset: found.offset, size });
+        }
+        let used = self.lists;
+        let kept = self.known.entry((launch.name, places)).or_insert_with_key(|(_, places)| {
+            let entries: Vec<_> =
+                (0..).zip(places).map(|(binding, place)| entry(binding, place)).collect();
+            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &launch.pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            });
+            Kept { group, used }
+        });
+        kept.used = used;
+        Ok(&kept.group)
+    }
+
+    /// Bind groups keep buffers alive: those of a model that is gone must go too.
+    fn forget_old(&mut self) {
+        if self.lists.is_multiple_of(KEPT_LISTS) {
+            let lists = self.lists;
+            self.known.retain(|_, kept| lists - kept.used < KEPT_LISTS);
+        }
+    }
+}
+
+fn entry(binding: u32, place: &Place) -> wgpu::BindGroupEntry<'_> {
+    wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &place.buffer,
+            offset: place.offset,
+            size: std::num::NonZeroU64::new(place.size),
+        }),
+    }
+}
+
+/// Buffers by their size.
+#[derive(Default)]
+struct Pool {
+    buffers: HashMap<usize, Vec<Handle>>,
+    bytes: usize,
+}
+
+impl Pool {
+    fn take(&mut self, bytes: usize, client: &Client) -> Handle {
+        let bytes = bytes.next_multiple_of(256);
+        let of_size = self.buffers.entry(bytes).or_default();
+        // Free are those that only the pool holds: then it could change them.
+        if let Some(free) = of_size.iter().find(|handle| handle.can_mut()) {
+            return free.clone();
+        }
+        let handle = client.empty(bytes);
+        if self.bytes + bytes > POOL_BYTES {
+            // Sizes of other times; what is in use lives on.
+            self.buffers.clear();
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        self.buffers.entry(bytes).or_default().push(handle.clone());
+        handle
+    }
+}

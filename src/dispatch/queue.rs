@@ -1,0 +1,41 @@
+//! wgpu's own handles of the devices that are open, by CubeCL's number. CubeCL keeps them to itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use cubecl::wgpu::{AutoCompiler, WgpuDevice};
+
+/// A device as wgpu has it.
+#[derive(Clone)]
+pub struct Queue {
+    /// What makes command encoders and bind groups.
+    pub device: wgpu::Device,
+    /// What takes them.
+    pub queue: wgpu::Queue,
+    /// Makes what turns kernels into the device's language.
+    pub compiler: fn() -> AutoCompiler,
+}
+
+static OPEN: Mutex<Option<HashMap<WgpuDevice, Queue>>> = Mutex::new(None);
+
+/// Remembers a device that was opened.
+pub fn register(device: WgpuDevice, queue: Queue) {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.get_or_insert_default().insert(device, queue);
+}
+
+/// The handles of a device that was opened by this crate.
+pub(super) fn of(device: &WgpuDevice) -> Option<Queue> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.as_ref()?.get(device).cloned()
+}
+
+/// How often work was submitted to a device so far, for measuring. Asking counts as once, because
+/// the queue tells its number only when something is submitted.
+pub fn submissions(device: &WgpuDevice) -> Option<u64> {
+    // wgpu keeps the number private, but prints it.
+    let index = format!("{:?}", of(device)?.queue.submit([]));
+    index.chars().filter(char::is_ascii_digit).collect::<String>().parse().ok()
+}
