@@ -7,9 +7,11 @@ use std::path::Path;
 use burn::tensor::DType;
 use metal_candle::{
     Backend,
+    adapters::AdapterRegistry,
     backend::Cpu,
     formats::Checkpoint,
     models::{LoadOptions, ModelError, SequenceClassifier},
+    nn::Deltas,
 };
 use support::{EveryBackend, Golden, fixture, max_abs_diff, on};
 
@@ -52,6 +54,45 @@ fn classify<B: Backend>(model: &SequenceClassifier<B>, sequences: &[Vec<u32>]) -
     let logits = model.classify(sequences).expect("forward");
     assert_eq!((logits.dims(), logits.dtype()), ([sequences.len(), 3], DType::F32));
     logits.into_data().into_vec().expect("f32")
+}
+
+/// A PEFT adapter with a head of its own, against PEFT, and against the same without it; and by
+/// sequence.
+struct WithAdapter;
+
+impl EveryBackend for WithAdapter {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        let folder = folder(true);
+        let model = load::<B>(folder.path(), device).expect("classifier");
+        let registry = AdapterRegistry::new(model.slots());
+        registry.load_adapter("sorted", &fixture(&format!("{FOLDER}/adapter"))).expect("adapter");
+        let set = registry.set(&[("sorted", 1.0)]).expect("a set");
+        let golden = Golden::open(&format!("{FOLDER}/reference.safetensors"));
+        let (ids, base) = (golden.ids("input_ids"), golden.f32("logits"));
+        let want = golden.f32("adapter_logits");
+        let run = |deltas| -> Vec<f32> {
+            let logits = model.classify_with(&ids, deltas).expect("forward");
+            logits.into_data().into_vec().expect("f32")
+        };
+        let all = Deltas::all(set.deltas().expect("some"));
+        let diff = max_abs_diff(&run(all), &want);
+        assert!(diff <= LOGITS, "{label}: with the adapter, logits differ by {diff}");
+        let rows: [&[&str]; 4] = [&["sorted"], &[], &["sorted"], &[]];
+        let choice = set.choose(&rows).expect("known");
+        let mixed = run(Deltas { choice: Some(&choice), ..all });
+        for (i, names) in rows.iter().enumerate() {
+            let want = if names.is_empty() { &base } else { &want };
+            let diff = max_abs_diff(&mixed[3 * i..3 * i + 3], &want[3 * i..3 * i + 3]);
+            assert!(diff <= LOGITS, "{label}: sequence {i} differs by {diff}");
+        }
+    }
+}
+
+#[test]
+fn adapters_bring_their_head() {
+    for backend in ["cpu", "candle", "wgpu-spirv", "wgpu-wgsl"] {
+        on(backend, &mut WithAdapter);
+    }
 }
 
 struct Classifier;

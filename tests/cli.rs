@@ -111,29 +111,70 @@ fn tokens_need_no_tokenizer() {
     assert!(error.contains("tokenizer"), "{error}");
 }
 
-#[test]
-fn logits_are_written_for_a_file_of_tokens() {
-    let golden = Golden::open("reference/models/llama/reference.safetensors");
+/// Logits of the golden file's `input_ids`, by a fixture's model on the CPU.
+fn logits(golden: &Golden, model: &str, more: &[&str]) -> (Vec<usize>, Vec<f32>) {
     let folder = tempfile::tempdir().expect("folder");
     let tokens = folder.path().join("tokens.json");
     let output = folder.path().join("logits.safetensors");
     std::fs::write(&tokens, serde_json::to_string(&golden.ids("input_ids")).unwrap()).unwrap();
     program()
         .args(["logits", "--device", "cpu", "--model"])
-        .arg(fixture("reference/models/llama"))
+        .arg(fixture(model))
         .arg("--tokens-file")
         .arg(&tokens)
         .arg("--output")
         .arg(&output)
+        .args(more)
         .assert()
         .success();
     let bytes = std::fs::read(&output).expect("output");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
     let logits = file.tensor("logits").expect("logits");
-    assert_eq!(logits.shape(), [2, 40, 512]);
-    let got: Vec<f32> =
+    let values =
         logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    (logits.shape().to_vec(), values)
+}
+
+#[test]
+fn logits_are_written_for_a_file_of_tokens() {
+    let golden = Golden::open("reference/models/llama/reference.safetensors");
+    let (shape, got) = logits(&golden, "reference/models/llama", &[]);
+    assert_eq!(shape, [2, 40, 512]);
     assert!(max_abs_diff(&got, &golden.f32("logits")) <= 1e-4);
+}
+
+#[test]
+fn adapters_are_applied() {
+    let adapter =
+        |name: &str| fixture(&format!("reference/lora/llama/{name}")).display().to_string();
+    let golden = Golden::open("reference/lora/llama/all_linear/reference.safetensors");
+    let run = |more: &[&str]| logits(&golden, "reference/models/llama", more).1;
+    let (all, dora) = (adapter("all_linear"), adapter("dora"));
+    let whole = run(&["--adapter", &all]);
+    assert!(max_abs_diff(&whole, &golden.f32("logits_adapter")) <= 2e-4);
+    // Two halves are one whole, and none of it is the base.
+    let half = format!("{all}=0.5");
+    let halves = run(&["--adapter", &half, "--adapter", &half]);
+    assert!(max_abs_diff(&halves, &whole) <= 2e-4);
+    let none = run(&["--adapter", &format!("{all}=0")]);
+    assert!(max_abs_diff(&none, &golden.f32("logits_base")) <= 2e-4);
+    assert!(max_abs_diff(&run(&["--adapter", &all, "--adapter", &dora]), &whole) > 0.1);
+
+    // The other commands take them too; of another model, they are refused.
+    let model = fixture("reference/models/llama").display().to_string();
+    let tokens = |more: &[&str]| {
+        let args = [&["--model", &model, "--tokens", "1,2,3", "--max-tokens", "8"][..], more];
+        json(&args.concat())["tokens"].clone()
+    };
+    assert_ne!(tokens(&[]), tokens(&["--adapter", &all]));
+    let bench = ["bench", "-p", "4", "-n", "2", "-r", "1", "--device", "cpu", "--format", "csv"];
+    program().args(bench).args(["--model", &model, "--adapter", &all]).assert().success();
+    let error = fails(&["generate", "x", "--device", "cpu", "--adapter", &all], 1);
+    assert!(
+        error.contains("expected shape [4, 768]") || error.contains("expected shape [4, 256]"),
+        "{error}"
+    );
+    assert!(error.contains("models/llama"), "the base it was trained for: {error}");
 }
 
 #[test]
@@ -178,7 +219,7 @@ fn failures_have_their_exit_codes_and_words() {
     let error = fails(&["generate", "x", "--device", "cuda"], 1);
     assert!(error.contains("cuda"), "{error}");
     let error = fails(&["generate", "x", "--adapter", "some/adapter"], 1);
-    assert!(error.contains("some/adapter") && error.contains("yet"), "{error}");
+    assert!(error.contains("some/adapter") && error.contains("adapter_config.json"), "{error}");
     let error = fails(&["generate", "x", "--device", "vulkan:99"], 1);
     assert!(error.contains("SPIR-V") && error.contains("99"), "{error}");
     let error = fails(&["generate", "x", "--device", "cpu", "--temperature=-1"], 1);
@@ -189,6 +230,7 @@ fn failures_have_their_exit_codes_and_words() {
         &["generate", "x", "--device", "toaster"][..],
         &["generate", "x", "--max-tokens", "many"],
         &["logits", "--output", "x"],
+        &["generate", "x", "--adapter", "some/adapter=much"],
         &["conjure"],
     ] {
         fails(usage, 2);

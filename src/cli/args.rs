@@ -1,6 +1,6 @@
 //! The arguments. The names are stable: scripts and tests rely on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use metal_candle::{
@@ -62,6 +62,28 @@ fn device(text: &str) -> Result<DeviceChoice, DeviceError> {
     text.parse()
 }
 
+/// `DIR[=SCALE]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterArg {
+    pub path: PathBuf,
+    pub scale: f64,
+}
+
+/// What follows the last `=` is a scale if it is a number, and no file is called so as a whole.
+fn adapter(text: &str) -> Result<AdapterArg, String> {
+    let whole = || AdapterArg { path: PathBuf::from(text), scale: 1.0 };
+    if Path::new(text).exists() {
+        return Ok(whole());
+    }
+    match text.rsplit_once('=') {
+        Some((path, scale)) => match scale.parse::<f64>() {
+            Ok(scale) if scale.is_finite() => Ok(AdapterArg { path: PathBuf::from(path), scale }),
+            _ => Err(format!("{scale:?} is no scale: expected a number behind the `=`")),
+        },
+        None => Ok(whole()),
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// A model folder, a .gguf file, or the id of a model on the Hugging Face Hub
@@ -76,9 +98,10 @@ pub struct ModelArgs {
     /// How the random weights of --shape are stored: `f16`, `q8_0`, `q4_0`, `q4_k` ...
     #[arg(long, requires = "shape", default_value = "f16", value_parser = encoding)]
     pub encoding: Encoding,
-    /// A folder with a LoRA adapter; may be given several times. (Not supported yet.)
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Vec<PathBuf>,
+    /// A folder with a LoRA adapter, as PEFT writes it, and what to multiply its changes with (1
+    /// without it); may be given several times.
+    #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
+    pub adapter: Vec<AdapterArg>,
     /// auto, cpu, candle, wgpu, vulkan, metal or cuda, with an optional number: vulkan:1
     #[arg(long, default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,

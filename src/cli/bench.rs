@@ -73,7 +73,7 @@ impl DeviceJob for Job<'_> {
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let start = Instant::now();
         let model =
-            model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
+            model::load_adapted::<B>(self.checkpoint, self.dtype, &self.args.model, device)?;
         let load = start.elapsed();
         let start = Instant::now();
         bench::time(&*model, Task::Generate(1))?;

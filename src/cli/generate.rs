@@ -94,7 +94,7 @@ impl DeviceJob for Job<'_> {
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let start = std::time::Instant::now();
         let model =
-            model::load::<B>(self.checkpoint, self.dtype, self.args.model.dequantize, device)?;
+            model::load_adapted::<B>(self.checkpoint, self.dtype, &self.args.model, device)?;
         let load = start.elapsed();
         let options = self.options(&*model);
         let print = self.args.format == Format::Text;

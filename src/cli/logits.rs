@@ -13,7 +13,7 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use super::{
     Failure,
-    args::LogitsArgs,
+    args::{LogitsArgs, ModelArgs},
     model::{self, Source},
 };
 
@@ -34,7 +34,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
     let tokens = TokenBatch::new(&sequences)?;
     let source = Source::open(&args.model)?;
     let (checkpoint, dtype) = (&source.checkpoint, source.dtype);
-    let job = Job { checkpoint, dtype, dequantize: args.model.dequantize, tokens };
+    let job = Job { args: &args.model, checkpoint, dtype, tokens };
     let (values, shape) = source.device.dispatch(job)?;
     let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(&values))?;
     safetensors::serialize_to_file([("logits", view)], None, &args.output)
@@ -52,9 +52,9 @@ fn read(file: &Path) -> Result<Vec<Vec<u32>>, Failure> {
 }
 
 struct Job<'a> {
+    args: &'a ModelArgs,
     checkpoint: &'a Checkpoint,
     dtype: DType,
-    dequantize: bool,
     tokens: TokenBatch,
 }
 
@@ -62,7 +62,7 @@ impl DeviceJob for Job<'_> {
     type Output = Result<(Vec<f32>, [usize; 3]), Failure>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
-        let model = model::load::<B>(self.checkpoint, self.dtype, self.dequantize, device)?;
+        let model = model::load_adapted::<B>(self.checkpoint, self.dtype, self.args, device)?;
         let logits = model.forward(&self.tokens, None, LogitRows::All)?;
         let shape = logits.dims();
         let data = logits.try_into_data().map_err(|error| error.to_string())?;

@@ -3,12 +3,14 @@
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use burn::tensor::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend, Device,
+    adapters::{Adapter, AdapterRegistry, ApplyAdapter},
     formats::{Checkpoint, FormatError},
     hub::Hub,
     models::{self, CausalLm, LoadOptions, ModelError},
@@ -17,7 +19,7 @@ use metal_candle::{
 
 use super::{
     Failure,
-    args::{DtypeChoice, ModelArgs},
+    args::{AdapterArg, DtypeChoice, ModelArgs},
 };
 
 /// The small model that is used without `--model`, below the repository.
@@ -33,10 +35,6 @@ pub struct Source {
 impl Source {
     /// Opens what the arguments name, and says on standard error what will run where.
     pub fn open(args: &ModelArgs) -> Result<Self, Failure> {
-        if let Some(adapter) = args.adapter.first() {
-            let adapter = adapter.display();
-            return Err(format!("--adapter {adapter}: this version cannot use adapters yet").into());
-        }
         let checkpoint = checkpoint(args.model.as_deref(), args.shape.as_deref(), args.encoding)?;
         let (device, why) = Device::open(args.device)?;
         let dtype = match args.dtype {
@@ -72,6 +70,38 @@ pub fn load<B: Backend>(
     let model = models::load::<B>(checkpoint, options, device);
     bar.finish_and_clear();
     model
+}
+
+/// The model with the adapters that `--adapter` names.
+pub fn load_adapted<B: Backend>(
+    checkpoint: &Checkpoint,
+    dtype: DType,
+    args: &ModelArgs,
+    device: &B::Device,
+) -> Result<Box<dyn CausalLm<B>>, Failure> {
+    // First: what is wrong with an adapter is found sooner than a model is loaded.
+    let mut adapters = Vec::new();
+    for AdapterArg { path, scale } in &args.adapter {
+        let adapter = Adapter::open(path)?;
+        let (rank, modules) = (adapter.config.rank, adapter.modules.len());
+        eprintln!("adapter {}, scale {scale}: rank {rank}, {modules} modules", path.display());
+        adapters.push((adapter, *scale));
+    }
+    let model = load::<B>(checkpoint, dtype, args.dequantize, device)?;
+    if adapters.is_empty() {
+        return Ok(model);
+    }
+    let model: Arc<dyn CausalLm<B>> = model.into();
+    let registry = AdapterRegistry::new(model.slots());
+    let mut named = Vec::new();
+    for (i, (adapter, scale)) in adapters.into_iter().enumerate() {
+        // By number: the same folder may be given twice.
+        registry.add_adapter(&i.to_string(), adapter)?;
+        named.push((i.to_string(), scale));
+    }
+    let named: Vec<_> = named.iter().map(|(name, scale)| (name.as_str(), *scale)).collect();
+    registry.apply_adapters(&named)?;
+    Ok(Box::new(registry.adapt(&model)?))
 }
 
 /// What `--model` or `--shape` names, or the default model.

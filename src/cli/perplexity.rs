@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend,
@@ -14,7 +13,6 @@ use metal_candle::{
         Base, BaseFile, BaseModel, BaseWriter, Divergence, Evaluation, Mean, Windows, evaluate,
     },
     formats::Checkpoint,
-    models::CausalLm,
     tokenizer::Tokenizer,
 };
 use serde_json::{Value, json};
@@ -78,12 +76,13 @@ impl DeviceJob for Job<'_> {
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let Self { args, source, windows, base } = self;
-        let load = |checkpoint, dtype: DType| -> Result<Box<dyn CausalLm<B>>, Failure> {
-            Ok(model::load::<B>(checkpoint, dtype, args.model.dequantize, device)?)
-        };
-        let model = load(&source.checkpoint, source.dtype)?;
+        let (dtype, dequantize) = (source.dtype, args.model.dequantize);
+        let model = model::load_adapted::<B>(&source.checkpoint, dtype, &args.model, device)?;
+        // Without adapters: the distance from it is theirs too.
         let base_model = match base {
-            Some(BaseSource::Model(checkpoint)) => Some(load(checkpoint, source.dtype)?),
+            Some(BaseSource::Model(checkpoint)) => {
+                Some(model::load::<B>(checkpoint, dtype, dequantize, device)?)
+            }
             _ => None,
         };
         let mut of_model = base_model.as_deref().map(BaseModel);

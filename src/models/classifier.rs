@@ -1,6 +1,8 @@
 //! A decoder with a head that classifies whole sequences: `LlamaForSequenceClassification` and its
 //! kin in transformers, for every architecture of the registry.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Tensor};
 use serde_json::Value;
 
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     backend::Backend,
     formats::Checkpoint,
-    nn::{Active, Linear},
+    nn::{Deltas, Linear, Slots},
 };
 
 /// A decoder and a linear layer `score` over the hidden state of each sequence's last token.
@@ -18,6 +20,7 @@ use crate::{
 pub struct SequenceClassifier<B: Backend> {
     decoder: Decoder<B>,
     score: Linear<B>,
+    slots: Arc<Slots<B>>,
     labels: Vec<String>,
     padding: Option<u32>,
 }
@@ -42,12 +45,18 @@ impl<B: Backend> SequenceClassifier<B> {
         let labels = labels(&keys, count)?;
         let padding = keys.token("pad_token_id").first().copied();
         let decoder = Decoder::load(&weights, config, options.dtype, device)?;
-        Ok(Self { decoder, score, labels, padding })
+        let slots = Arc::new(weights.take_slots());
+        Ok(Self { decoder, score, slots, labels, padding })
     }
 
     /// What the decoder is made of.
     pub fn config(&self) -> &DecoderConfig {
         self.decoder.config()
+    }
+
+    /// Where adapters can step in.
+    pub fn slots(&self) -> &Arc<Slots<B>> {
+        &self.slots
     }
 
     /// The names of the classes (`id2label`), `LABEL_0` and so on where the configuration has none.
@@ -63,10 +72,23 @@ impl<B: Backend> SequenceClassifier<B> {
     /// # Errors
     /// [`ModelError`] when a sequence is empty or has a token outside the vocabulary.
     pub fn classify<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Tensor<B, 2>, ModelError> {
+        self.classify_with(sequences, Deltas::NONE)
+    }
+
+    /// [`classify`](Self::classify) with adapters.
+    ///
+    /// # Errors
+    /// Also when the adapters are of another model, or chosen for another number of sequences.
+    pub fn classify_with<S: AsRef<[u32]>>(
+        &self,
+        sequences: &[S],
+        deltas: Deltas<'_, B>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
         let trimmed: Vec<_> = sequences.iter().map(|s| self.trimmed(s.as_ref())).collect();
         let tokens = TokenBatch::new(&trimmed)?;
-        let last = self.decoder.forward(&tokens, None, LogitRows::Last, None, &Active::NONE)?;
-        let logits = self.score.forward(last, &Active::NONE)?;
+        let adapters = deltas.over(&self.slots, tokens.batch(), tokens.len())?;
+        let last = self.decoder.forward(&tokens, None, LogitRows::Last, None, &adapters)?;
+        let logits = self.score.forward(last, &adapters)?;
         Ok(if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) })
     }
 

@@ -1,13 +1,13 @@
 //! A decoder with an output layer over the vocabulary.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Tensor};
 
-use super::{
-    Cache, CausalLm, DecoderConfig, LogitRows, ModelError, Observer, TokenBatch, decoder::Decoder,
-};
+use super::{Cache, CausalLm, DecoderConfig, ModelError, Pass, TokenBatch, decoder::Decoder};
 use crate::{
     backend::Backend,
-    nn::{Active, Linear, LoadError, Weights},
+    nn::{Linear, LoadError, Slots, Weights},
 };
 
 /// A decoder and `lm_head`.
@@ -15,6 +15,7 @@ use crate::{
 pub(super) struct LanguageModel<B: Backend> {
     decoder: Decoder<B>,
     output: Linear<B>,
+    slots: Arc<Slots<B>>,
 }
 
 impl<B: Backend> LanguageModel<B> {
@@ -32,7 +33,7 @@ impl<B: Backend> LanguageModel<B> {
         } else {
             Linear::load(&head, config.hidden, config.vocabulary)?
         };
-        Ok(Self { decoder, output })
+        Ok(Self { decoder, output, slots: Arc::new(weights.take_slots()) })
     }
 }
 
@@ -49,15 +50,20 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
         self.decoder.dtype()
     }
 
-    fn forward_observed(
+    fn slots(&self) -> &Arc<Slots<B>> {
+        &self.slots
+    }
+
+    fn run(
         &self,
         tokens: &TokenBatch,
         cache: Option<&mut Cache<B>>,
-        rows: LogitRows,
-        observer: Option<&mut Observer<'_, B>>,
+        pass: Pass<'_, '_, B>,
     ) -> Result<Tensor<B, 3>, ModelError> {
-        let normed = self.decoder.forward(tokens, cache, rows, observer, &Active::NONE)?;
-        let logits = self.output.forward(normed, &Active::NONE)?;
+        let Pass { rows, deltas, observer } = pass;
+        let adapters = deltas.over(&self.slots, tokens.batch(), tokens.len())?;
+        let normed = self.decoder.forward(tokens, cache, rows, observer, &adapters)?;
+        let logits = self.output.forward(normed, &adapters)?;
         let [rows, vocabulary] = logits.dims();
         let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
         Ok(logits.reshape([tokens.batch(), rows / tokens.batch(), vocabulary]))

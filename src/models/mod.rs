@@ -12,7 +12,7 @@ mod qwen2;
 mod shapes;
 mod tokens;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use burn::tensor::{DType, Tensor};
 use thiserror::Error;
@@ -28,7 +28,7 @@ pub use tokens::{BatchError, TokenBatch};
 use crate::{
     backend::{Backend, CacheError, PackError},
     formats::{Checkpoint, FormatError},
-    nn::{LayerError, LoadError, Weights},
+    nn::{DeltaError, Deltas, LayerError, LoadError, Slots, Weights},
 };
 
 /// Why a model could not be loaded or run.
@@ -81,6 +81,9 @@ pub enum ModelError {
     /// The sequences do not make a batch.
     #[error(transparent)]
     Tokens(#[from] BatchError),
+    /// The adapters do not belong to the model or the batch.
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
     /// The cache cannot take the positions.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -133,8 +136,25 @@ impl fmt::Display for HiddenState {
 /// activations.
 pub type Observer<'a, B> = dyn FnMut(HiddenState, Tensor<B, 3>) + 'a;
 
+/// What is asked of a forward pass.
+pub struct Pass<'a, 'o, B: Backend> {
+    /// The positions to give logits for.
+    pub rows: LogitRows,
+    /// What adapters change in the layers.
+    pub deltas: Deltas<'a, B>,
+    /// Who is shown the hidden states. Without anybody, nothing is computed for it.
+    pub observer: Option<&'a mut Observer<'o, B>>,
+}
+
+impl<B: Backend> Pass<'_, '_, B> {
+    /// These positions, by the base alone and without an observer.
+    pub fn of(rows: LogitRows) -> Self {
+        Self { rows, deltas: Deltas::NONE, observer: None }
+    }
+}
+
 /// A causal language model on a device.
-pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
+pub trait CausalLm<B: Backend>: Send + Sync + std::fmt::Debug {
     /// What it is made of.
     fn config(&self) -> &DecoderConfig;
 
@@ -143,6 +163,9 @@ pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
 
     /// How its matrices are stored.
     fn dtype(&self) -> DType;
+
+    /// Where adapters can step in.
+    fn slots(&self) -> &Arc<Slots<B>>;
 
     /// Logits in f32: `[batch, positions, vocabulary]`, or `[batch, 1, vocabulary]` for
     /// [`LogitRows::Last`]. With a cache, the tokens follow what it holds and are added to it.
@@ -156,20 +179,19 @@ pub trait CausalLm<B: Backend>: Send + std::fmt::Debug {
         cache: Option<&mut Cache<B>>,
         rows: LogitRows,
     ) -> Result<Tensor<B, 3>, ModelError> {
-        self.forward_observed(tokens, cache, rows, None)
+        self.run(tokens, cache, Pass::of(rows))
     }
 
-    /// [`forward`](Self::forward) that shows its hidden states to an observer, if there is one.
-    /// Without one, nothing is computed for it.
+    /// [`forward`](Self::forward) with adapters, or with an observer.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
-    fn forward_observed(
+    /// As [`forward`](Self::forward), and when the adapters are of another model or chosen for
+    /// another number of sequences.
+    fn run(
         &self,
         tokens: &TokenBatch,
         cache: Option<&mut Cache<B>>,
-        rows: LogitRows,
-        observer: Option<&mut Observer<'_, B>>,
+        pass: Pass<'_, '_, B>,
     ) -> Result<Tensor<B, 3>, ModelError>;
 
     /// An empty cache for sequences with this left padding each (one entry a sequence).

@@ -7,7 +7,7 @@ use burn::tensor::{BasicOps, Tensor};
 use super::Snapshot;
 use crate::{
     backend::Backend,
-    models::{Cache, CausalLm, HiddenState, LogitRows, ModelError, TokenBatch},
+    models::{Cache, CausalLm, HiddenState, LogitRows, ModelError, Pass, TokenBatch},
 };
 
 /// Takes down the tensors that a prototype names. Each is read back from the device at once.
@@ -68,7 +68,8 @@ impl<B: Backend> Capture<B> {
         let mut take = |state: HiddenState, tensor: Tensor<B, 3>| {
             self.tensor(format!("{name}.{state}"), &tensor);
         };
-        let logits = model.forward_observed(tokens, cache, rows, Some(&mut take))?;
+        let pass = Pass { observer: Some(&mut take), ..Pass::of(rows) };
+        let logits = model.run(tokens, cache, pass)?;
         self.tensor(format!("{name}.logits"), &logits);
         Ok(logits)
     }

@@ -15,7 +15,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 pub(super) use config::hugging_face_config;
-pub(super) use names::{Permutation, file_name};
+pub(crate) use names::{Permutation, architecture, file_name, model_name};
 pub(crate) use split::PartName;
 pub use types::{GgmlType, TypeId};
 pub use value::{GgufArray, GgufMetadata, GgufValue};
@@ -185,6 +185,15 @@ impl Part {
         let alignment = alignment(&header.metadata)?;
         let tensors = place_tensors(path, &header, alignment, map.len())?;
         Ok(Self { map, version: header.version, metadata: header.metadata, tensors })
+    }
+}
+
+/// Whether the metadata hold a tokenizer: llama.cpp writes `none` or `no_vocab` where they do not.
+pub(super) fn has_tokenizer(file: &GgufFile) -> bool {
+    match file.metadata().get("tokenizer.ggml.model") {
+        None => false,
+        Some(GgufValue::String(kind)) => !matches!(kind.as_str(), "none" | "no_vocab"),
+        Some(_) => true,
     }
 }
 
