@@ -46,6 +46,14 @@ fn gguf_path(arch: &str, encoding: &str) -> String {
     format!("reference/gguf/models/{arch}-{}.gguf", encoding.to_lowercase())
 }
 
+/// How much more rounding changes a model's logits than those of `llama`, which the tolerances below
+/// are for. Weights, inputs and results of every product rounded to f16 change transformers' logits of
+/// `qwen2` by 0.053, those of the others by 0.019 to 0.024; llama.cpp is 4 % away from the reference
+/// with `qwen2-q8_0.gguf`, 1.3 % with `llama-q8_0.gguf`.
+fn sensitivity(arch: &str) -> f32 {
+    if arch == "qwen2" { 3.0 } else { 1.0 }
+}
+
 struct Model<B: Backend>(Box<dyn CausalLm<B>>);
 
 impl<B: Backend> Model<B> {
@@ -210,7 +218,8 @@ fn packed_weights_stay_close() {
         let relative = (error / size).sqrt();
         println!("{file}: largest difference {diff}, relative {relative:.1e}");
         assert!(diff > LOGITS, "{file}: the weights were not packed");
-        assert!(diff <= 0.6 && relative <= 0.02, "{file}: {diff}, relative {relative}");
+        let limit = 0.02 * f64::from(sensitivity(arch));
+        assert!(diff <= 0.6 && relative <= limit, "{file}: {diff}, relative {relative}");
         // A row's result does not depend on how many rows there are.
         let diff = max_abs_diff(&model.cached(&ids, &[20]), &got);
         assert!(diff <= 1e-4, "{file}: the cache changes {diff}");
@@ -305,11 +314,12 @@ impl EveryBackend for HalfPrecision {
             let golden = Golden::open(&format!("reference/models/{arch}/reference.safetensors"));
             let (ids, want) = (golden.ids("input_ids"), golden.f32("logits"));
             let all = model.logits(&ids);
+            let tolerance = LOGITS_F16 * sensitivity(arch);
             let diff = max_abs_diff(&all, &want);
-            assert!(diff <= LOGITS_F16, "{label} {arch}: logits differ by {diff}");
+            assert!(diff <= tolerance, "{label} {arch}: logits differ by {diff}");
             assert!(diff > 0.0, "{label} {arch}: this was not computed in f16");
             let diff = max_abs_diff(&model.cached(&ids, &[17, 1]), &all);
-            assert!(diff <= LOGITS_F16, "{label} {arch}: the cache changes {diff}");
+            assert!(diff <= tolerance, "{label} {arch}: the cache changes {diff}");
             let gguf = Model::<B>::load(&gguf_path(arch, "F16"), DType::F16, device);
             let golden = Golden::open("reference/gguf/models/reference.safetensors");
             let want = golden.f32(&format!("{arch}.F16.logits"));
@@ -318,7 +328,7 @@ impl EveryBackend for HalfPrecision {
             let diff = max_abs_diff(&got, &want);
             assert!(diff <= LOGITS, "{label} {arch} GGUF: logits differ by {diff}");
 
-            // The margins of the reference (> 0.1) are wider than twice the tolerance of one logit.
+            // The margins of the reference are > 0.1, and what is predicted differs by less.
             let (prompt, want) = greedy_reference(arch);
             assert_eq!(model.greedy(&prompt, want.len()), want, "{label} {arch}");
         }

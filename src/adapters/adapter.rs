@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{AdapterError, LoraConfig, Rules};
+use super::{AdapterError, LoraConfig, Rules, gguf, mlx, peft};
 use crate::{
     formats::{RawTensor, similar_names},
+    models::DecoderConfig,
     nn::{Slot, SlotKind, SlotTable},
     quant,
 };
@@ -47,14 +48,34 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Reads an adapter: a folder with `adapter_config.json` and `adapter_model.safetensors`, as
-    /// PEFT writes it.
+    /// Reads the folder of an adapter, as PEFT or mlx-lm write it.
     ///
     /// # Errors
     /// [`AdapterError`] for files that cannot be read, or tensors that are not what the
     /// configuration says.
     pub fn open(path: &Path) -> Result<Self, AdapterError> {
-        super::peft::read(path)
+        if path.join(mlx::WEIGHTS_FILE).is_file() && !path.join(peft::WEIGHTS_FILE).is_file() {
+            mlx::read(path)
+        } else {
+            peft::read(path)
+        }
+    }
+
+    /// Reads an adapter for models of the configuration `base`: a folder, as [`open`](Self::open)
+    /// does, or a GGUF file as llama.cpp has them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and for a GGUF file of another architecture.
+    pub fn open_for(path: &Path, base: &DecoderConfig) -> Result<Self, AdapterError> {
+        if path.is_file() { gguf::read(path, base) } else { Self::open(path) }
+    }
+
+    /// Writes a folder for PEFT. What was read from one is written again as it was.
+    ///
+    /// # Errors
+    /// [`AdapterError::Format`] when the system refuses.
+    pub fn save(&self, folder: &Path) -> Result<(), AdapterError> {
+        peft::write(self, folder)
     }
 
     /// What the product `B · A` of a module is multiplied with.

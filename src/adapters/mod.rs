@@ -1,7 +1,8 @@
 //! LoRA adapters: low-rank changes of a model's linear layers, without touching its weights.
 //!
 //! A module's weight `W` becomes `W + s · B · A`, with `A` of `[r, in]` and `B` of `[out, r]` (Hu et
-//! al., 2021); `DoRA` (Liu et al., 2024) also sets the length of each row. The files are PEFT's.
+//! al., 2021); `DoRA` (Liu et al., 2024) also sets the length of each row. The files are
+//! PEFT's, llama.cpp's ([`gguf`]), and mlx-lm's.
 //!
 //! ```no_run
 //! use std::{path::Path, sync::Arc};
@@ -30,7 +31,11 @@
 mod adapter;
 mod config;
 mod error;
+pub mod fuse;
+pub mod gguf;
 pub mod merge;
+mod mlx;
+mod parts;
 pub mod peft;
 mod random;
 mod registry;

@@ -4,10 +4,16 @@
 //! A tensor is called `base_model.model.<module>.lora_A.weight`, and likewise `lora_B.weight` and
 //! `lora_magnitude_vector`; a module that is stored as a whole keeps its own name behind that prefix.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use super::{Adapter, AdapterError, LoraConfig, config::CONFIG_FILE};
-use crate::formats::{FormatError, RawTensor, SafetensorsFile, read_object};
+use super::{
+    Adapter, AdapterError, LoraConfig, LowRankTensors,
+    config::CONFIG_FILE,
+    parts::{Part, Parts},
+};
+use crate::formats::{
+    FormatError, RawTensor, SafetensorsFile, TensorSpec, read_object, safetensors,
+};
 
 /// The weights' name in an adapter's folder.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -19,14 +25,6 @@ const B: &str = ".lora_B.weight";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 /// As some versions wrote it.
 const MAGNITUDE_WEIGHT: &str = ".lora_magnitude_vector.weight";
-
-/// What a module has so far.
-#[derive(Default)]
-struct Parts {
-    a: Option<RawTensor>,
-    b: Option<RawTensor>,
-    magnitude: Option<RawTensor>,
-}
 
 pub(super) fn read(folder: &Path) -> Result<Adapter, AdapterError> {
     let config_path = folder.join(CONFIG_FILE);
@@ -49,8 +47,7 @@ pub(super) fn read(folder: &Path) -> Result<Adapter, AdapterError> {
         .into());
     }
     let weights = SafetensorsFile::open(&file)?;
-    let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
-    let mut saved = BTreeMap::new();
+    let (mut parts, mut saved) = (Parts::default(), BTreeMap::new());
     for view in weights.tensors() {
         let unexpected = |expected: &str| AdapterError::Unexpected {
             file: file.clone(),
@@ -73,40 +70,68 @@ pub(super) fn read(folder: &Path) -> Result<Adapter, AdapterError> {
             encoding,
             bytes: weights.shared_bytes(&view),
         };
-        let ending = |ending: &str| name.strip_suffix(ending).map(str::to_owned);
-        let previous = if let Some(module) = ending(A) {
-            parts.entry(module).or_default().a.replace(tensor)
-        } else if let Some(module) = ending(B) {
-            parts.entry(module).or_default().b.replace(tensor)
-        } else if let Some(module) = ending(MAGNITUDE).or_else(|| ending(MAGNITUDE_WEIGHT)) {
-            parts.entry(module).or_default().magnitude.replace(tensor)
-        } else if name.contains("lora_") {
-            let expected =
-                "lora_A.weight, lora_B.weight or lora_magnitude_vector of a linear layer";
-            return Err(unexpected(expected));
-        } else {
-            saved.insert(name.to_owned(), tensor)
+        let is_new = match low_rank(name) {
+            Some((module, part)) => parts.insert(module, part, tensor),
+            None if name.contains("lora_") => {
+                let expected =
+                    "lora_A.weight, lora_B.weight or lora_magnitude_vector of a linear layer";
+                return Err(unexpected(expected));
+            }
+            None => saved.insert(name.to_owned(), tensor).is_none(),
         };
-        if previous.is_some() {
+        if !is_new {
             return Err(unexpected("one magnitude a module"));
         }
     }
-    let mut modules = BTreeMap::new();
-    for (module, Parts { a, b, magnitude }) in parts {
-        let missing = |part: &str, expected: String| AdapterError::Missing {
-            file: file.clone(),
-            tensor: format!("{PREFIX}{module}{part}"),
-            expected,
-            why: "the file has other low-rank tensors of this module".to_owned(),
-        };
-        let (a, b) = match (a, b) {
-            (Some(a), Some(b)) => (a, b),
-            (None, _) => return Err(missing(A, format!("[{}, in]", config.rank))),
-            (_, None) => return Err(missing(B, format!("[out, {}]", config.rank))),
-        };
-        modules.insert(module, super::LowRankTensors { a, b, magnitude });
-    }
+    let modules = parts.modules(&file, config.rank, file_name)?;
     let adapter = Adapter { config, modules, saved, file };
     adapter.check()?;
     Ok(adapter)
+}
+
+/// The module and the part that a tensor is called after, without the prefix.
+fn low_rank(name: &str) -> Option<(&str, Part)> {
+    let of = |(ending, part)| Some((name.strip_suffix(ending)?, part));
+    [(A, Part::A), (B, Part::B), (MAGNITUDE, Part::Magnitude), (MAGNITUDE_WEIGHT, Part::Magnitude)]
+        .into_iter()
+        .find_map(of)
+}
+
+fn file_name(module: &str, part: Part) -> String {
+    let ending = match part {
+        Part::A => A,
+        Part::B => B,
+        Part::Magnitude => MAGNITUDE,
+    };
+    format!("{PREFIX}{module}{ending}")
+}
+
+/// Writes an adapter for PEFT: into `folder`, which is made if it is not there.
+///
+/// # Errors
+/// [`AdapterError::Format`] when the system refuses.
+pub fn write(adapter: &Adapter, folder: &Path) -> Result<(), AdapterError> {
+    let io = |path: &Path, source| FormatError::Io { path: path.to_path_buf(), source };
+    fs::create_dir_all(folder).map_err(|source| io(folder, source))?;
+    let mut tensors = Vec::new();
+    for (module, LowRankTensors { a, b, magnitude }) in &adapter.modules {
+        let parts = [(Part::A, Some(a)), (Part::B, Some(b)), (Part::Magnitude, magnitude.as_ref())];
+        for (part, tensor) in parts {
+            tensors.extend(tensor.map(|tensor| (file_name(module, part), tensor)));
+        }
+    }
+    let saved = adapter.saved.iter();
+    tensors.extend(saved.map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)));
+    let specs: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| TensorSpec { name: name.clone(), ..TensorSpec::from(*tensor) })
+        .collect();
+    let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
+    safetensors::write(&folder.join(WEIGHTS_FILE), &[("format", "pt")], &specs, |spec| {
+        Ok::<_, FormatError>(tensors[&spec.name].bytes.clone())
+    })?;
+    let path = folder.join(CONFIG_FILE);
+    let config = serde_json::Value::Object(adapter.config.to_json());
+    fs::write(&path, format!("{config:#}")).map_err(|source| io(&path, source))?;
+    Ok(())
 }

@@ -60,8 +60,7 @@ impl Checkpoint {
                 permutation = permutation_of(file, &config)?;
                 // A lone file speaks for itself: its neighbours may belong to other models.
                 if path.is_file() {
-                    let has_its_own = file.metadata().get("tokenizer.ggml.model").is_some();
-                    tokenizer_file = tokenizer_file.filter(|_| !has_its_own);
+                    tokenizer_file = tokenizer_file.filter(|_| !gguf::has_tokenizer(file));
                     generation_config = None;
                 }
             }
@@ -172,9 +171,7 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> TokenizerSource<'_> {
         match (&self.tokenizer_file, self.gguf()) {
             (Some(path), _) => TokenizerSource::File(path.clone()),
-            (None, Some(file)) if file.metadata().get("tokenizer.ggml.model").is_some() => {
-                TokenizerSource::Gguf(file)
-            }
+            (None, Some(file)) if gguf::has_tokenizer(file) => TokenizerSource::Gguf(file),
             _ => TokenizerSource::None,
         }
     }
@@ -182,6 +179,26 @@ impl Checkpoint {
     /// The tensors by their names in the file: its table of contents.
     pub fn infos(&self) -> impl Iterator<Item = TensorInfo> {
         self.container.infos()
+    }
+
+    /// The tensors by Hugging Face's names.
+    ///
+    /// # Errors
+    /// [`FormatError::BadTensor`] for one in a GGUF file that Hugging Face has no name for.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let name = |info: TensorInfo| match &self.container {
+            Container::Gguf(file) => match gguf::model_name(&info.name) {
+                Some(name) => Ok(name.into_owned()),
+                None => Err(FormatError::BadTensor {
+                    path: file.path().to_path_buf(),
+                    tensor: info.name,
+                    expected: "a tensor of a decoder".to_owned(),
+                    found: format!("shape {:?}", info.shape),
+                }),
+            },
+            _ => Ok(info.name),
+        };
+        self.infos().map(name).collect()
     }
 
     /// Whether there is a tensor that Hugging Face calls `name`.
@@ -246,11 +263,12 @@ impl Checkpoint {
             .ggml_type()
             .encoding()
             .ok_or_else(|| unsupported(file.path(), tensor.name(), tensor.ggml_type().name))?;
-        let bytes = match self.permutation {
-            Some(permutation) => permutation.undo(file, tensor, encoding)?,
-            None => file.shared_bytes(tensor),
-        };
-        Ok(RawTensor { name: name.to_owned(), shape: tensor.shape().to_vec(), encoding, bytes })
+        let (shape, bytes) = (tensor.shape().to_vec(), file.shared_bytes(tensor));
+        let raw = RawTensor { name: name.to_owned(), shape, encoding, bytes };
+        match self.permutation {
+            Some(permutation) => permutation.undo(file.path(), tensor.name(), raw),
+            None => Ok(raw),
+        }
     }
 }
 

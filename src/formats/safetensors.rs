@@ -178,14 +178,15 @@ impl<'de> Deserialize<'de> for Header {
                 let mut tensors = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        if metadata.replace(map.next_value()?).is_some() {
+                        // mlx writes null where there is none; the reference reader takes it too.
+                        if metadata.replace(map.next_value::<Option<_>>()?).is_some() {
                             return Err(A::Error::custom("__metadata__ occurs twice"));
                         }
                     } else {
                         tensors.push((name, map.next_value()?));
                     }
                 }
-                Ok(Header { metadata: metadata.unwrap_or_default(), tensors })
+                Ok(Header { metadata: metadata.flatten().unwrap_or_default(), tensors })
             }
         }
 

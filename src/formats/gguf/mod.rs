@@ -14,7 +14,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 pub(super) use config::hugging_face_config;
-pub(super) use names::{Permutation, file_name};
+pub(crate) use names::{Permutation, architecture, file_name, model_name};
 pub use types::{GgmlType, TypeId};
 pub use value::{GgufArray, GgufMetadata, GgufValue};
 pub use writer::write;
@@ -166,6 +166,15 @@ impl GgufFile {
     pub fn architecture(&self) -> Result<&str> {
         let key = "general.architecture";
         self.metadata.require(key, "the name of an architecture", self.metadata.str(key)?)
+    }
+}
+
+/// Whether the metadata hold a tokenizer: llama.cpp writes `none` or `no_vocab` where they do not.
+pub(super) fn has_tokenizer(file: &GgufFile) -> bool {
+    match file.metadata().get("tokenizer.ggml.model") {
+        None => false,
+        Some(GgufValue::String(kind)) => !matches!(kind.as_str(), "none" | "no_vocab"),
+        Some(_) => true,
     }
 }
 

@@ -4,16 +4,13 @@
 //! `convert_hf_to_gguf.py` for the rows. For architecture `llama` alone, the converter reorders the
 //! rows of the query and key projections, head by head, from halves (Hugging Face rotates value `j`
 //! together with `j + head_dim / 2`) to adjacent pairs (ggml rotates `2j` with `2j + 1`). Here
-//! the order is put back, so that models see one convention. Whole rows move, never values inside
+//! the order is put back, so that models see one convention, and made again in what is written. Whole rows move, never values inside
 //! a row, so it works on the stored blocks of any format.
 
 use std::borrow::Cow;
+use std::path::Path;
 
-use bytes::Bytes;
-
-use super::{GgufFile, GgufTensor};
-use crate::formats::{FormatError, Result};
-use crate::quant::Encoding;
+use crate::formats::{FormatError, RawTensor, Result};
 
 /// Whole names.
 const NAMES: [(&str, &str); 3] = [
@@ -43,11 +40,17 @@ const K: &str = "attn_k";
 const SAME: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
+/// GGUF's `general.architecture` of models that transformers calls `model_type`: llama.cpp converts a
+/// Mistral to a Llama.
+pub(crate) fn architecture(model_type: &str) -> &str {
+    if model_type == "mistral" { "llama" } else { model_type }
+}
+
 /// What the file calls the tensor that Hugging Face calls `name`; `None` if it has no name for it.
 ///
 /// llama.cpp's own names are not accepted (except the rotary factors): a query weight fetched that
 /// way would have its rows in the other order.
-pub(in crate::formats) fn file_name(name: &str) -> Option<Cow<'static, str>> {
+pub(crate) fn file_name(name: &str) -> Option<Cow<'static, str>> {
     if let Some(same) = SAME.into_iter().find(|same| *same == name) {
         return Some(same.into());
     }
@@ -63,24 +66,37 @@ pub(in crate::formats) fn file_name(name: &str) -> Option<Cow<'static, str>> {
     Some(format!("blk.{layer}.{part}.{suffix}").into())
 }
 
+/// What Hugging Face calls the tensor that the file calls `name`: the reverse of [`file_name`].
+pub(crate) fn model_name(name: &str) -> Option<Cow<'static, str>> {
+    if let Some(same) = SAME.into_iter().find(|same| *same == name) {
+        return Some(same.into());
+    }
+    if let Some((hf, _)) = NAMES.into_iter().find(|(_, file)| *file == name) {
+        return Some(hf.into());
+    }
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (part, suffix) = part.rsplit_once('.')?;
+    if !is_number(layer) || !matches!(suffix, "weight" | "bias") {
+        return None;
+    }
+    let (part, _) = LAYER.into_iter().find(|(_, file)| *file == part)?;
+    Some(format!("model.layers.{layer}.{part}.{suffix}").into())
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// How llama.cpp's converter reordered the query and key rows of this file, if it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::formats) struct Permutation {
+pub(crate) struct Permutation {
     heads: usize,
     kv_heads: usize,
 }
 
 impl Permutation {
     /// The permutation for `architecture`, given its numbers of heads.
-    pub(in crate::formats) fn of(
-        architecture: &str,
-        heads: usize,
-        kv_heads: usize,
-    ) -> Option<Self> {
+    pub(crate) fn of(architecture: &str, heads: usize, kv_heads: usize) -> Option<Self> {
         (architecture == "llama").then_some(Self { heads, kv_heads })
     }
 
@@ -94,24 +110,33 @@ impl Permutation {
         }
     }
 
-    /// The bytes of `tensor` with its rows in Hugging Face's order; borrowed if they are so already.
-    pub(in crate::formats) fn undo(
+    /// `tensor`, which the file at `path` calls `name`, with its rows in Hugging Face's order.
+    pub(crate) fn undo(self, path: &Path, name: &str, tensor: RawTensor) -> Result<RawTensor> {
+        self.reorder(path, name, tensor, halves_from_pairs)
+    }
+
+    /// `tensor` with its rows as the file at `path`, which calls it `name`, shall have them.
+    pub(crate) fn apply(self, path: &Path, name: &str, tensor: RawTensor) -> Result<RawTensor> {
+        self.reorder(path, name, tensor, pairs_from_halves)
+    }
+
+    fn reorder(
         self,
-        file: &GgufFile,
-        tensor: &GgufTensor,
-        encoding: Encoding,
-    ) -> Result<Bytes> {
-        let Some(heads) = self.heads_of(tensor.name()) else {
-            return Ok(file.shared_bytes(tensor));
-        };
+        path: &Path,
+        name: &str,
+        tensor: RawTensor,
+        order: fn(&[u8], usize, usize) -> Vec<u8>,
+    ) -> Result<RawTensor> {
+        let Some(heads) = self.heads_of(name) else { return Ok(tensor) };
+        let RawTensor { shape, encoding, .. } = &tensor;
         let bad = |expected: String| FormatError::BadTensor {
-            path: file.path().to_path_buf(),
-            tensor: tensor.name().to_owned(),
+            path: path.to_path_buf(),
+            tensor: name.to_owned(),
             expected,
-            found: format!("{} of shape {:?}", encoding.name(), tensor.shape()),
+            found: format!("{} of shape {shape:?}", encoding.name()),
         };
         // A bias is a column: its rows are single values, which blocks do not have.
-        let (rows, columns) = match *tensor.shape() {
+        let (rows, columns) = match shape[..] {
             [rows, columns] => (rows, columns),
             [rows] => (rows, 1),
             _ => return Err(bad("one or two dimensions".to_owned())),
@@ -124,7 +149,8 @@ impl Permutation {
             .checked_div(heads)
             .filter(|head_dim| rows == head_dim * heads && head_dim.is_multiple_of(2))
             .ok_or_else(|| bad(format!("rows for {heads} heads of an even size")))?;
-        Ok(halves_from_pairs(file.bytes(tensor), row_bytes, head_dim).into())
+        let bytes = order(&tensor.bytes, row_bytes, head_dim).into();
+        Ok(RawTensor { bytes, ..tensor })
     }
 }
 
@@ -136,6 +162,19 @@ fn halves_from_pairs(bytes: &[u8], row_bytes: usize, head_dim: usize) -> Vec<u8>
             for row in head.chunks_exact(row_bytes).skip(parity).step_by(2) {
                 out.extend_from_slice(row);
             }
+        }
+    }
+    out
+}
+
+/// The reverse: the rows of the halves in turn.
+fn pairs_from_halves(bytes: &[u8], row_bytes: usize, head_dim: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(row_bytes * head_dim) {
+        let (first, second) = head.split_at(head.len() / 2);
+        for (a, b) in first.chunks_exact(row_bytes).zip(second.chunks_exact(row_bytes)) {
+            out.extend_from_slice(a);
+            out.extend_from_slice(b);
         }
     }
     out
@@ -159,6 +198,7 @@ mod tests {
             ("model.layers.2.mlp.down_proj.weight", "blk.2.ffn_down.weight"),
         ] {
             assert_eq!(file_name(hf).as_deref(), Some(file));
+            assert_eq!(model_name(file).as_deref(), Some(hf));
         }
         for none in [
             "blk.0.attn_q.weight",
@@ -187,10 +227,9 @@ mod tests {
     #[test]
     fn rows_move_whole() {
         // Two heads of four rows of two bytes, as the converter writes them: pairs (0,2), (1,3).
-        let bytes = [0, 0, 2, 2, 1, 1, 3, 3, 10, 10, 12, 12, 11, 11, 13, 13];
-        assert_eq!(
-            halves_from_pairs(&bytes, 2, 4),
-            [0, 0, 1, 1, 2, 2, 3, 3, 10, 10, 11, 11, 12, 12, 13, 13]
-        );
+        let pairs = [0, 0, 2, 2, 1, 1, 3, 3, 10, 10, 12, 12, 11, 11, 13, 13];
+        let halves = [0, 0, 1, 1, 2, 2, 3, 3, 10, 10, 11, 11, 12, 12, 13, 13];
+        assert_eq!(halves_from_pairs(&pairs, 2, 4), halves);
+        assert_eq!(pairs_from_halves(&halves, 2, 4), pairs);
     }
 }
