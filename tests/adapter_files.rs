@@ -1,4 +1,5 @@
-//! Adapters as files: PEFT's written exactly, llama.cpp's and mlx-lm's.
+//! Adapters as files: PEFT's written exactly, llama.cpp's and mlx-lm's, and models with adapters
+//! merged into them.
 
 mod support;
 
@@ -6,11 +7,15 @@ use std::path::{Path, PathBuf};
 
 use metal_candle::{
     adapters::{Adapter, AdapterError, gguf},
+    backend::Cpu,
     formats::{Checkpoint, GgufFile, RawTensor, SafetensorsFile},
-    models::DecoderConfig,
+    models::{self, DecoderConfig, LoadOptions, LogitRows, TokenBatch},
 };
 use serde_json::Value;
-use support::fixture;
+use support::{Golden, fixture};
+
+#[path = "adapter_files/fused.rs"]
+mod fused;
 
 /// Base and adapter of every reference.
 const ADAPTERS: [(&str, &str); 6] = [
@@ -40,6 +45,17 @@ fn open(arch: &str, name: &str) -> Adapter {
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON")
+}
+
+/// Logits of the model at `path`, dequantised, for the input ids of a reference.
+fn logits(path: &Path, golden: &Golden) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(path).unwrap_or_else(|error| panic!("{error}"));
+    let options = LoadOptions { dequantize: true, ..LoadOptions::default() };
+    let model = models::load::<Cpu>(&checkpoint, options, &Default::default());
+    let model = model.unwrap_or_else(|error| panic!("{error}"));
+    let tokens = TokenBatch::new(&golden.ids("input_ids")).expect("tokens");
+    let logits = model.forward(&tokens, None, LogitRows::All).expect("forward");
+    logits.into_data().into_vec().expect("f32")
 }
 
 /// Shape, type and bytes.

@@ -31,6 +31,7 @@
 mod adapter;
 mod config;
 mod error;
+pub mod fuse;
 pub mod gguf;
 pub mod merge;
 mod mlx;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The model that adapters are put on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Place<'a, B: Backend>(pub &'a Slots<B>);
 
 impl<B: Backend> Place<'_, B> {

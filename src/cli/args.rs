@@ -32,6 +32,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Time the GPU kernels that fit, and keep the fastest.
     Tune(TuneArgs),
+    /// Write a model with adapters merged into it.
+    Fuse(FuseArgs),
 }
 
 /// How matrices are stored.
@@ -98,8 +100,8 @@ pub struct ModelArgs {
     /// How the random weights of --shape are stored: `f16`, `q8_0`, `q4_0`, `q4_k` ...
     #[arg(long, requires = "shape", default_value = "f16", value_parser = encoding)]
     pub encoding: Encoding,
-    /// A folder with a LoRA adapter, as PEFT writes it, and what to multiply its changes with (1
-    /// without it); may be given several times.
+    /// A LoRA adapter (a folder of PEFT or of mlx-lm, or a .gguf file of llama.cpp), and what to
+    /// multiply its changes with (1 without it); may be given several times.
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter)]
     pub adapter: Vec<AdapterArg>,
     /// auto, cpu, candle, wgpu, vulkan, metal or cuda, with an optional number: vulkan:1
@@ -295,6 +297,21 @@ pub struct PerplexityArgs {
     pub windows: Option<usize>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct FuseArgs {
+    /// The base: a model folder, a .gguf file, or the id of a model on the Hugging Face Hub.
+    pub model: PathBuf,
+    /// A LoRA adapter (a folder of PEFT or of mlx-lm, or a .gguf file of llama.cpp), and what to
+    /// multiply its changes with (1 without it); may be given several times.
+    #[arg(long, value_name = "DIR[=SCALE]", value_parser = adapter, required = true)]
+    pub adapter: Vec<AdapterArg>,
+    /// Where to write: a file if it ends in .gguf, else a folder as Hugging Face has them.
+    pub out: PathBuf,
+    /// How merged matrices are stored. auto: as in the base, or f16 where that is packed.
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
+    pub dtype: DtypeChoice,
 }
 
 #[derive(Debug, Args)]

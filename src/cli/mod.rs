@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod doctor;
+mod fuse;
 mod generate;
 mod inspect;
 mod logits;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Fuse(args) => fuse::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

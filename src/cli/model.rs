@@ -13,7 +13,7 @@ use metal_candle::{
     adapters::{Adapter, AdapterRegistry, ApplyAdapter},
     formats::{Checkpoint, FormatError},
     hub::Hub,
-    models::{self, CausalLm, LoadOptions, ModelError},
+    models::{self, CausalLm, DecoderConfig, LoadOptions, ModelError},
     quant::Encoding,
 };
 
@@ -81,8 +81,9 @@ pub fn load_adapted<B: Backend>(
 ) -> Result<Box<dyn CausalLm<B>>, Failure> {
     // First: what is wrong with an adapter is found sooner than a model is loaded.
     let mut adapters = Vec::new();
+    let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
     for AdapterArg { path, scale } in &args.adapter {
-        let adapter = Adapter::open(path)?;
+        let adapter = Adapter::open_for(path, &config)?;
         let (rank, modules) = (adapter.config.rank, adapter.modules.len());
         eprintln!("adapter {}, scale {scale}: rank {rank}, {modules} modules", path.display());
         adapters.push((adapter, *scale));

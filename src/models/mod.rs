@@ -5,6 +5,7 @@ mod cache;
 mod classifier;
 mod config;
 mod decoder;
+mod export;
 mod language_model;
 mod llama;
 mod mistral;

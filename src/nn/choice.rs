@@ -6,7 +6,7 @@ use super::{Active, DeltaError, DeltaSet, Slots};
 use crate::backend::Backend;
 
 /// What a forward pass is given: adapters, and for each sequence which of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Deltas<'a, B: Backend> {
     /// The adapters; without any, the base is run alone.
     pub set: Option<&'a DeltaSet<B>>,
@@ -16,6 +16,14 @@ pub struct Deltas<'a, B: Backend> {
     /// each time (`lora_dropout`).
     pub dropout: f64,
 }
+
+impl<B: Backend> Clone for Deltas<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Deltas<'_, B> {}
 
 impl<B: Backend> Deltas<'_, B> {
     /// No adapters.
