@@ -5,6 +5,7 @@ mod cache;
 mod config;
 mod decoder;
 mod llama;
+mod memory;
 mod shapes;
 mod tokens;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub use cache::Cache;
 pub use config::DecoderConfig;
 pub use llama::Llama;
+pub use memory::{DoesNotFit, MemoryError, MemoryPlan, Unpacked, Workload, check_memory, unpacked};
 pub use shapes::{SHAPES, shape};
 pub use tokens::{BatchError, TokenBatch};
 
@@ -221,6 +223,13 @@ pub fn load<B: Backend>(
         });
     };
     let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
+    for formats in unpacked::<B>(checkpoint, &options, device)? {
+        tracing::warn!(
+            "{}: {formats} ({} has no kernel)",
+            checkpoint.path().display(),
+            B::name(device)
+        );
+    }
     let mut weights =
         Weights::new(checkpoint, device, options.dtype).dequantized(options.dequantize);
     if let Some(report) = options.on_bytes {
