@@ -14,6 +14,7 @@ use crate::{
         wgpu::{AdapterError, ShaderLanguage, WgpuAdapter, WgpuDevice, adapters},
     },
     dispatch::{Choices, Kernels, tune},
+    memory,
 };
 
 /// Why a device could not be had.
@@ -250,6 +251,19 @@ impl Device {
     /// Memory that is held on the device, in bytes; `None` where that is the host's.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.kernels()?.memory_bytes()
+    }
+
+    /// Memory that a model can have on the device, in bytes: what the host has available for what
+    /// computes on the CPU, and all there is for CUDA. wgpu does not say, so that it is `None`.
+    pub fn available_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu | Self::Candle | Self::Wgpu { software: true, .. } => {
+                memory::available_host_bytes()
+            }
+            Self::Wgpu { .. } => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } => cuda::memory_bytes(device),
+        }
     }
 
     /// The kernels of a GPU.

@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::path::PathBuf;
-
 use burn::tensor::DType;
 use metal_candle::{
     Backend,
@@ -16,7 +14,7 @@ use metal_candle::{
     tokenizer::Tokenizer,
 };
 use serde_json::Value;
-use support::{EveryBackend, Golden, fixture, max_abs_diff, on};
+use support::{EveryBackend, Golden, fixture, max_abs_diff, on, smollm2};
 
 /// Logits in f32 on dequantised weights.
 const LOGITS: f32 = 1e-3;
@@ -26,18 +24,6 @@ const NLL: f64 = 1e-4;
 const PERPLEXITY: f64 = 1e-3;
 /// From the first greedy step with a smaller margin on, another choice is no mistake.
 const MARGIN: f64 = 0.02;
-
-fn file() -> PathBuf {
-    let path = std::env::var_os("SMOLLM2_GGUF").map_or_else(
-        || {
-            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-                .join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-        },
-        PathBuf::from,
-    );
-    assert!(path.is_file(), "{} is missing: run scripts/fetch-models", path.display());
-    path
-}
 
 fn reference() -> Value {
     let bytes = std::fs::read(fixture("reference/smollm2.json")).expect("reference");
@@ -77,7 +63,7 @@ fn mean(values: &[f64]) -> f64 {
 
 impl EveryBackend for SmolLm2 {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
-        let checkpoint = Checkpoint::open(&file()).expect("checkpoint");
+        let checkpoint = Checkpoint::open(&smollm2()).expect("checkpoint");
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint).expect("tokenizer");
         let (dtype, dequantize) = (DType::F32, true);
         let options = LoadOptions { dtype, dequantize, ..LoadOptions::default() };
@@ -150,7 +136,7 @@ fn smollm2_wgpu_wgsl() {
 /// reference's is 16.70 (`fixtures/README.md`).
 #[test]
 fn smollm2_packed_cpu() {
-    let checkpoint = Checkpoint::open(&file()).expect("checkpoint");
+    let checkpoint = Checkpoint::open(&smollm2()).expect("checkpoint");
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint).expect("tokenizer");
     let model = models::load::<Cpu>(&checkpoint, LoadOptions::default(), &Default::default());
     let model = model.expect("model");
@@ -173,7 +159,7 @@ fn smollm2_packed_cpu() {
 /// What `perplexity` computes, for one window: the second half of it counts.
 #[test]
 fn smollm2_evaluation() {
-    let checkpoint = Checkpoint::open(&file()).expect("checkpoint");
+    let checkpoint = Checkpoint::open(&smollm2()).expect("checkpoint");
     let options = LoadOptions { dequantize: true, ..LoadOptions::default() };
     let model = models::load::<Cpu>(&checkpoint, options, &Default::default()).expect("model");
     let (reference, golden) = (reference(), Golden::open("reference/smollm2.safetensors"));
@@ -205,7 +191,7 @@ fn smollm2_loads_in_bounded_memory() {
 #[test]
 #[cfg(target_os = "linux")]
 fn smollm2_stays_packed_in_memory() {
-    let size = std::fs::metadata(file()).expect("file").len();
+    let size = std::fs::metadata(smollm2()).expect("file").len();
     let peak = peak_of_logits(&[]);
     let limit = size * 115 / 100 + 60_000_000;
     eprintln!("peak {} MB, limit {} MB", peak / 1_000_000, limit / 1_000_000);
@@ -218,7 +204,7 @@ fn peak_of_logits(more: &[&str]) -> u64 {
     let output = tempfile::NamedTempFile::new().expect("file");
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_metal-candle"))
         .args(["logits", "--device", "cpu", "--tokens", "1,2,3", "--model"])
-        .arg(file())
+        .arg(smollm2())
         .arg("--output")
         .arg(output.path())
         .args(more)

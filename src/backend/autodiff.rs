@@ -9,7 +9,8 @@ use burn_autodiff::{
 };
 
 use super::{
-    AttentionOptions, Backend, CacheError, HostPacked, KvCache, KvCacheShape, PackError, ops,
+    AttentionOptions, Backend, CacheError, HostPacked, KvCache, KvCacheShape, PackError, StepShape,
+    ops,
 };
 use crate::quant::Encoding;
 
@@ -78,6 +79,10 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
         ops::add_bias(tensor(out), bias)
+    }
+
+    fn scratch_bytes(step: &StepShape) -> u64 {
+        B::scratch_bytes(step)
     }
 
     fn keeps_packed(encoding: Encoding, shape: [usize; 2], device: &Self::Device) -> bool {
@@ -221,6 +226,10 @@ pub struct AutodiffKvCache<B: Backend>(B::KvCache);
 impl<B: Backend, C: CheckpointStrategy> KvCache<Autodiff<B, C>> for AutodiffKvCache<B> {
     fn new(shape: KvCacheShape, dtype: DType, device: &B::Device) -> Self {
         Self(B::KvCache::new(shape, dtype, device))
+    }
+
+    fn full_bytes(shape: KvCacheShape, dtype: DType) -> u64 {
+        B::KvCache::full_bytes(shape, dtype)
     }
 
     fn shape(&self) -> KvCacheShape {

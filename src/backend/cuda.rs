@@ -47,6 +47,13 @@ fn refused(error: DriverError) -> CudaError {
     CudaError::Driver(error.to_string())
 }
 
+/// The memory of a device, in bytes; `None` where the driver does not say.
+pub fn memory_bytes(device: &CudaDevice) -> Option<u64> {
+    let device = driver::device::get(device.index as i32).ok()?;
+    // SAFETY: the driver has just given the device.
+    unsafe { driver::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
+}
+
 /// The `index`-th CUDA device and its name.
 ///
 /// # Errors

@@ -63,6 +63,11 @@ pub trait KvCache<B: Backend>: Clone + Send + std::fmt::Debug + 'static {
     /// An empty cache. Memory may be taken as positions arrive.
     fn new(shape: KvCacheShape, dtype: DType, device: &B::Device) -> Self;
 
+    /// Bytes of a cache of this extent when it is full.
+    fn full_bytes(shape: KvCacheShape, dtype: DType) -> u64 {
+        shape.bytes(shape.capacity, dtype)
+    }
+
     /// The extent it was made with.
     fn shape(&self) -> KvCacheShape;
 
@@ -167,6 +172,11 @@ impl<B: Backend> TensorKvCache<B> {
 impl<B: Backend> KvCache<B> for TensorKvCache<B> {
     fn new(shape: KvCacheShape, dtype: DType, device: &B::Device) -> Self {
         Self { shape, dtype, device: device.clone(), pages: Vec::new(), len: 0, written: 0 }
+    }
+
+    fn full_bytes(shape: KvCacheShape, dtype: DType) -> u64 {
+        let page = PAGE.min(shape.capacity.max(1));
+        shape.bytes(shape.capacity.next_multiple_of(page), dtype)
     }
 
     fn shape(&self) -> KvCacheShape {

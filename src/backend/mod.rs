@@ -32,6 +32,7 @@ pub mod cuda;
 mod kv_cache;
 mod ops;
 mod packed;
+mod scratch;
 pub mod wgpu;
 
 pub use attention::{AttentionOptions, NOTHING_VISIBLE};
@@ -47,6 +48,7 @@ pub(crate) use ops::add_bias;
 pub use ops::{RopeOrder, RotaryStep};
 pub(crate) use packed::tensor_data;
 pub use packed::{HostPacked, PackError, PackedStorage};
+pub use scratch::StepShape;
 pub use wgpu::Wgpu;
 
 use burn::tensor::{DType, Int, Tensor};
@@ -78,6 +80,12 @@ pub trait Backend: burn::tensor::backend::Backend {
     /// The type of cached keys and values when matrices are stored as `weights`.
     fn cache_dtype(weights: DType) -> DType {
         weights
+    }
+
+    /// Bytes that a forward pass takes at most, besides weights and cache: what a prediction of
+    /// memory counts on. The default is that of attention which materialises its scores.
+    fn scratch_bytes(step: &StepShape) -> u64 {
+        4 * (step.activations() + step.scores()) as u64
     }
 
     /// Scaled dot-product attention (Vaswani et al., 2017). burn has an `attention` of its own with

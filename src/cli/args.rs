@@ -318,4 +318,16 @@ pub struct FuseArgs {
 pub struct InspectArgs {
     /// A model folder, a .gguf file or a .safetensors file.
     pub path: PathBuf,
+    /// The device to predict the memory for; as in `generate`.
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
+    /// How matrices are stored on it.
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
+    pub dtype: DtypeChoice,
+    /// Positions of the cache; as many as the model was made for, if not given.
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Predict for packed weights loaded as dense ones.
+    #[arg(long)]
+    pub dequantize: bool,
 }

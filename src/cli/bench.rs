@@ -33,6 +33,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let source = Source::open(&args.model)?;
     let opened = start.elapsed();
+    let longest = tasks.iter().map(|task| task.tokens()).max().unwrap_or(0);
+    source.check_context(args.model.dequantize, longest)?;
     let job = Job { args, checkpoint: &source.checkpoint, dtype: source.dtype, tasks: &tasks };
     let outcome = source.device.dispatch(job)?;
     let report = Report {

@@ -30,6 +30,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let trace = recorder.map(|recorder| trace::Step::new(recorder, &source.device)).transpose()?;
     let tokenizer = tokenizer(&source.checkpoint, args)?;
     let prompt = prompt(args, tokenizer.as_ref())?;
+    source.check_context(args.model.dequantize, prompt.len() + args.max_tokens)?;
     let job = Job {
         args,
         checkpoint: &source.checkpoint,

@@ -7,7 +7,7 @@ use metal_candle::{
     Backend,
     device::DeviceJob,
     formats::Checkpoint,
-    models::{LogitRows, TokenBatch},
+    models::{LogitRows, TokenBatch, Workload},
 };
 use safetensors::{Dtype, tensor::TensorView};
 
@@ -33,6 +33,9 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
     }
     let tokens = TokenBatch::new(&sequences)?;
     let source = Source::open(&args.model)?;
+    let (sequences, rows) = (tokens.batch(), tokens.len());
+    let workload = Workload { sequences, cached: 0, rows, logits: rows };
+    source.check_memory(args.model.dequantize, workload)?;
     let (checkpoint, dtype) = (&source.checkpoint, source.dtype);
     let job = Job { args: &args.model, checkpoint, dtype, tokens };
     let (values, shape) = source.device.dispatch(job)?;

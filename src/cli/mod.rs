@@ -24,8 +24,10 @@ type Failure = Box<dyn std::error::Error>;
 /// Runs the program: 0 done, 1 the work failed, 2 wrong usage (clap's own exit code).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Whatever makes a run slower or larger than it need be is said unless asked otherwise.
+    let log = std::env::var("METAL_CANDLE_LOG").unwrap_or_else(|_| "metal_candle=warn".into());
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("METAL_CANDLE_LOG"))
+        .with_env_filter(tracing_subscriber::EnvFilter::new(log))
         .with_writer(std::io::stderr)
         .init();
     let result = match cli.command {

@@ -11,9 +11,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend, Device,
     adapters::{Adapter, AdapterRegistry, ApplyAdapter},
+    device::DeviceJob,
     formats::{Checkpoint, FormatError},
+    generation,
     hub::Hub,
-    models::{self, CausalLm, DecoderConfig, LoadOptions, ModelError},
+    models::{
+        self, CausalLm, DecoderConfig, LoadOptions, MemoryError, MemoryPlan, ModelError, Workload,
+        check_memory,
+    },
     quant::Encoding,
 };
 
@@ -37,16 +42,57 @@ impl Source {
     pub fn open(args: &ModelArgs) -> Result<Self, Failure> {
         let checkpoint = checkpoint(args.model.as_deref(), args.shape.as_deref(), args.encoding)?;
         let (device, why) = Device::open(args.device)?;
-        let dtype = match args.dtype {
-            DtypeChoice::Auto => device.default_dtype(),
-            DtypeChoice::F32 => DType::F32,
-            DtypeChoice::F16 => DType::F16,
-        };
-        device.check_dtype(dtype)?;
+        let dtype = dtype(args.dtype, &device)?;
         let model = args.shape.as_ref().map_or(checkpoint.path(), Path::new).display();
         eprintln!("{model} on {}, {} ({why})", device.describe(), dtype.name());
         Ok(Self { checkpoint, device, dtype })
     }
+
+    /// Refuses what cannot fit the device, before anything is loaded. What cannot even be planned
+    /// is left to loading, which says why.
+    pub fn check_memory(&self, dequantize: bool, workload: Workload) -> Result<(), Failure> {
+        let Some(available) = self.device.available_bytes() else { return Ok(()) };
+        let options = LoadOptions { dtype: self.dtype, dequantize, on_bytes: None };
+        match self.device.dispatch(CheckMemory { source: self, options, workload, available }) {
+            Err(MemoryError::DoesNotFit(refusal)) => Err(refusal),
+            Ok(_) | Err(MemoryError::Model(_)) => Ok(()),
+        }
+    }
+
+    /// [`check_memory`](Self::check_memory) for generating in so many positions, or as many as the
+    /// model has.
+    pub fn check_context(&self, dequantize: bool, positions: usize) -> Result<(), Failure> {
+        let (config, path) = (self.checkpoint.config(), self.checkpoint.config_path());
+        let context = DecoderConfig::from_json(config, path).map_or(positions, |c| c.context);
+        self.check_memory(dequantize, generation::workload(positions.min(context)))
+    }
+}
+
+struct CheckMemory<'a> {
+    source: &'a Source,
+    options: LoadOptions<'a>,
+    workload: Workload,
+    available: u64,
+}
+
+impl DeviceJob for CheckMemory<'_> {
+    type Output = Result<MemoryPlan, MemoryError>;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
+        let Self { source, options, workload, available } = self;
+        check_memory::<B>(&source.checkpoint, &options, workload, device, available)
+    }
+}
+
+/// The type that matrices are stored in.
+pub fn dtype(choice: DtypeChoice, device: &Device) -> Result<DType, Failure> {
+    let dtype = match choice {
+        DtypeChoice::Auto => device.default_dtype(),
+        DtypeChoice::F32 => DType::F32,
+        DtypeChoice::F16 => DType::F16,
+    };
+    device.check_dtype(dtype)?;
+    Ok(dtype)
 }
 
 /// Loads the model with a progress bar on standard error, if that is a terminal.

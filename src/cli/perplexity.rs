@@ -13,6 +13,7 @@ use metal_candle::{
         Base, BaseFile, BaseModel, BaseWriter, Divergence, Evaluation, Mean, Windows, evaluate,
     },
     formats::Checkpoint,
+    models::{CausalLm, Workload},
     tokenizer::Tokenizer,
 };
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ pub fn run(args: &PerplexityArgs) -> Result<(), Failure> {
     named.model = named.model.or_else(|| args.path.clone());
     let source = Source::open(&named)?;
     let windows = windows(args, &source.checkpoint)?;
+    let rows = args.context;
+    let workload = Workload { sequences: 1, cached: 0, rows, logits: rows };
+    source.check_memory(args.model.dequantize, workload)?;
     let base = match &args.kl_base {
         Some(path) if BaseFile::is_one(path) => Some(BaseSource::File(path)),
         Some(path) => {

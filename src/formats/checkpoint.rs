@@ -128,6 +128,14 @@ impl Checkpoint {
         self.container.gguf()
     }
 
+    /// The random weights, if it has no file.
+    pub fn random_weights(&self) -> Option<&RandomWeights> {
+        match &self.container {
+            Container::Random(weights) => Some(weights),
+            Container::Gguf(_) | Container::Safetensors(_) => None,
+        }
+    }
+
     /// The configuration in Hugging Face's shape, always a JSON object: `config.json` verbatim, or
     /// built from GGUF metadata.
     pub fn config(&self) -> &Value {

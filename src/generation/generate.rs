@@ -8,13 +8,18 @@ use thiserror::Error;
 use super::{Sampler, SamplingError, SamplingOptions, StopError, StopStrings, TextStream};
 use crate::{
     backend::Backend,
-    models::{BatchError, Cache, CausalLm, LogitRows, ModelError, TokenBatch},
+    models::{BatchError, Cache, CausalLm, LogitRows, ModelError, TokenBatch, Workload},
     tokenizer::{Tokenizer, TokenizerError},
 };
 
 /// Tokens of a prompt that are run at a time: what lies between the layers takes memory for these,
 /// however long the prompt is.
 const PART: usize = 2048;
+
+/// What generating takes in a context of so many positions: the prompt and what follows it.
+pub fn workload(context: usize) -> Workload {
+    Workload { sequences: 1, cached: context, rows: context.min(PART), logits: 1 }
+}
 
 /// Why a generation failed.
 #[derive(Debug, Error)]

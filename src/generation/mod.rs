@@ -19,7 +19,9 @@ mod sampling;
 mod stop;
 mod stream;
 
-pub use generate::{GenerateError, GenerateOptions, Generation, StopReason, Timings, generate};
+pub use generate::{
+    GenerateError, GenerateOptions, Generation, StopReason, Timings, generate, workload,
+};
 pub use sampling::{Sampler, SamplingError, SamplingOptions, SamplingStep};
 pub use stop::{StopError, StopOutput, StopStrings};
 pub use stream::TextStream;

@@ -8,6 +8,7 @@ mod decoder;
 mod export;
 mod language_model;
 mod llama;
+mod memory;
 mod mistral;
 mod qwen2;
 mod shapes;
@@ -23,6 +24,7 @@ pub use classifier::SequenceClassifier;
 use config::Keys;
 pub use config::{DecoderConfig, SlidingWindow};
 use language_model::LanguageModel;
+pub use memory::{DoesNotFit, MemoryError, MemoryPlan, Unpacked, Workload, check_memory, unpacked};
 pub use shapes::{SHAPES, shape};
 pub use tokens::{BatchError, TokenBatch};
 
@@ -253,6 +255,13 @@ pub fn load<B: Backend>(
     device: &B::Device,
 ) -> Result<Box<dyn CausalLm<B>>, ModelError> {
     let config = DecoderConfig::from_json(checkpoint.config(), checkpoint.config_path())?;
+    for formats in unpacked::<B>(checkpoint, &options, device)? {
+        tracing::warn!(
+            "{}: {formats} ({} has no kernel)",
+            checkpoint.path().display(),
+            B::name(device)
+        );
+    }
     let weights = options.weights(checkpoint, device);
     Ok(Box::new(LanguageModel::load(&weights, config, options.dtype, device)?))
 }

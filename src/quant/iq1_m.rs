@@ -47,6 +47,7 @@ pub(super) fn set_scale(block: &mut [u8], d: f16) {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

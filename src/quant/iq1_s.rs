@@ -44,6 +44,7 @@ pub(super) fn shifted(scale: f32, point: usize, down: bool, values: &mut [f32; 8
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

@@ -42,6 +42,7 @@ pub(super) fn group_scales(d: f32, packed: &[u8]) -> [f32; 16] {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

@@ -38,6 +38,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

@@ -52,6 +52,7 @@ pub(super) fn set_scale(block: &mut [u8], scale: f32) {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

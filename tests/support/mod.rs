@@ -18,6 +18,19 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
 }
 
+/// The real model: `scripts/fetch-models` puts it where this looks for it, and checks its hash.
+pub fn smollm2() -> PathBuf {
+    let path = std::env::var_os("SMOLLM2_GGUF").map_or_else(
+        || {
+            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+        },
+        PathBuf::from,
+    );
+    assert!(path.is_file(), "{} is missing: run scripts/fetch-models", path.display());
+    path
+}
+
 /// The first adapter that takes a language, and its device. A machine without one fails: a test
 /// must not pass by finding nothing to test.
 pub fn wgpu(language: ShaderLanguage) -> (WgpuDevice, String) {

@@ -35,6 +35,10 @@ impl KvCache<Cpu> for HostKvCache {
         Self { shape, k: vec![0.0; values], v: vec![0.0; values], len: 0, written: 0 }
     }
 
+    fn full_bytes(shape: KvCacheShape, _dtype: DType) -> u64 {
+        shape.bytes(shape.capacity, DType::F32)
+    }
+
     fn shape(&self) -> KvCacheShape {
         self.shape
     }

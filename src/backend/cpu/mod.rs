@@ -12,7 +12,9 @@ pub use kv_cache::HostKvCache;
 
 use burn::tensor::{DType, Tensor};
 
-use super::{AttentionOptions, Backend, HostPacked, PackError, PackedStorage, RopeOrder, ops};
+use super::{
+    AttentionOptions, Backend, HostPacked, PackError, PackedStorage, RopeOrder, StepShape, ops,
+};
 use crate::quant::Encoding;
 use burn_flex::FlexDevice;
 use kernels::{Activations, AttentionShape, KvView, PackedMatrix, RopeShape, Weight};
@@ -27,6 +29,15 @@ impl Backend for Cpu {
 
     fn activation_dtype(_weights: DType) -> DType {
         DType::F32
+    }
+
+    /// The rows of a product in the order of the kernels, or in 8 bits for packed weights, stay
+    /// allocated for the next one.
+    fn scratch_bytes(step: &StepShape) -> u64 {
+        let (rows, depth) = (step.rows, step.hidden.max(step.intermediate).max(step.queries));
+        let arranged =
+            if step.packed { kernels::quantised_bytes(rows, depth) } else { 4 * rows * depth };
+        (4 * step.activations() + arranged) as u64
     }
 
     fn scaled_dot_product_attention(

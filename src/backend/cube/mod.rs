@@ -17,7 +17,7 @@ use burn_cubecl::{CubeBackend, CubeRuntime};
 pub use kv_cache::CubeKvCache;
 pub use packed::{CubePacked, DeviceBlocks};
 
-use super::{AttentionOptions, Backend, CacheError, HostPacked, PackError, RotaryStep};
+use super::{AttentionOptions, Backend, CacheError, HostPacked, PackError, RotaryStep, StepShape};
 use crate::{dispatch::Kernels, quant::Encoding};
 
 /// A runtime that this crate's kernels run on.
@@ -132,6 +132,12 @@ impl<R: Gpu> Backend for Cube<R> {
 
     fn joins_linears() -> bool {
         true
+    }
+
+    /// Linear layers of one input are one matrix: what they give is there as a whole and in parts.
+    fn scratch_bytes(step: &StepShape) -> u64 {
+        let joined = step.rows * (step.queries + 2 * step.kv).max(2 * step.intermediate);
+        4 * (step.activations() + joined) as u64
     }
 
     fn keeps_packed(encoding: Encoding, [rows, columns]: [usize; 2], device: &R::Device) -> bool {

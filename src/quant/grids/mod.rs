@@ -67,6 +67,7 @@ pub(super) fn signed(scale: f32, magnitudes: &[u8], signs: u8, values: &mut [f32
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

@@ -35,6 +35,6 @@ mod testing;
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
 pub use linear::{Weight, linear};
 pub use norm::{add_rms_norm, rms_norm};
-pub use packed::{Activations, PackedMatrix, packed_linear};
+pub use packed::{Activations, PackedMatrix, packed_linear, quantised_bytes};
 pub use rope::{RopeOrder, RopeShape, rope};
 pub use swiglu::swiglu;

@@ -152,5 +152,11 @@ pub fn packed_linear(
     }
 }
 
+/// Bytes of memory for `rows` of quantised activations.
+pub fn quantised_bytes(rows: usize, depth: usize) -> usize {
+    // Groups of 32 and of 16 values: the formats have either.
+    4 * activations::Quantised::floats(rows, depth, 16)
+}
+
 #[cfg(test)]
 mod tests;
