@@ -74,7 +74,7 @@ fn swaps<B: Backend>(model: &Model<B>, registry: &AdapterRegistry<B>) {
     }
     times("swap of resident adapters", resident);
     let bytes = registry.list_adapters()[0].bytes;
-    println!("an adapter takes {} bytes on the device", bytes);
+    println!("an adapter takes {bytes} bytes on the device");
     let tight = AdapterRegistry::new(model.slots()).with_budget(bytes);
     add(&tight, model);
     let mut from_host = Vec::new();

@@ -119,6 +119,9 @@ pub struct MergeReport {
     pub divergence: Option<Divergence>,
 }
 
+/// A layer, its slot, and what adapters change in it.
+type Changed<'a> = (&'a str, &'a Slot, Vec<ModuleChange>);
+
 impl<B: Backend> AdapterRegistry<B> {
     /// Merges adapters, each with a weight, into copies of the base's weights, and gives the result
     /// as a set to [apply](AdapterRegistry::apply_set). The merged matrices are stored as the model's
@@ -142,7 +145,7 @@ impl<B: Backend> AdapterRegistry<B> {
             merged_bytes: 0,
             divergence: None,
         };
-        let mut groups: BTreeMap<usize, Vec<(&str, &Slot, Vec<ModuleChange>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<usize, Vec<Changed<'_>>> = BTreeMap::new();
         for (path, slot) in self.slots().table().iter() {
             let changes = known.iter().map(|(adapter, weight)| {
                 ModuleChange::of(adapter, path, *weight).map(Option::into_iter)
@@ -199,18 +202,18 @@ impl<B: Backend> AdapterRegistry<B> {
         &self,
         unmerged: &Adapted<B>,
         group: usize,
-        layers: &[(&str, &Slot, Vec<ModuleChange>)],
+        layers: &[Changed<'_>],
         largest_error: &mut BTreeMap<String, f32>,
     ) -> Result<Replacement<B>, AdapterError> {
         let (place, dtype) = (self.slots().device(), self.slots().dtype());
         let stored = &self.slots().groups()[group];
         let [rows, columns] = stored.matrix.shape();
-        let (weight, bias) = match unmerged.set().deltas().and_then(|d| d.replacement(group)) {
-            Some(Replacement { weight, bias, .. }) => (weight.cast(DType::F32), bias),
-            None => {
-                let bias = stored.bias.as_ref().map(|bias| bias.val().unsqueeze_dim::<2>(0));
-                (stored.matrix.dense_rows(0..rows, place)?, bias)
-            }
+        let replaced = unmerged.set().deltas().and_then(|deltas| deltas.replacement(group));
+        let (weight, bias) = if let Some(Replacement { weight, bias, .. }) = replaced {
+            (weight.cast(DType::F32), bias)
+        } else {
+            let bias = stored.bias.as_ref().map(|bias| bias.val().unsqueeze_dim::<2>(0));
+            (stored.matrix.dense_rows(0..rows, place)?, bias)
         };
         let device = |reason: String| AdapterError::Device { what: layers[0].0.to_owned(), reason };
         let data = weight.try_into_data().map_err(|error| device(error.to_string()))?;

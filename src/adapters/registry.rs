@@ -288,19 +288,18 @@ impl<B: Backend> AdapterRegistry<B> {
         entry: &Entry<B>,
     ) -> Result<(Arc<AdapterSet<B>>, Option<Arc<HostDeltas>>), AdapterError> {
         let claim = self.claim(name, entry.bytes)?;
-        let (deltas, parked) = match &entry.parked {
-            Some(parked) => (parked.to_device(self.slots.device()), Some(parked.clone())),
-            None => {
-                let deltas = Place(&self.slots).upload(&entry.adapter)?;
-                // Read back at once: what gives way to others later must not cost time then.
-                let parked = match self.budget {
-                    Some(_) => Some(Arc::new(deltas.to_host().map_err(|reason| {
-                        AdapterError::Device { what: format!("adapter {name:?}"), reason }
-                    })?)),
-                    None => None,
-                };
-                (deltas, parked)
-            }
+        let (deltas, parked) = if let Some(parked) = &entry.parked {
+            (parked.to_device(self.slots.device()), Some(parked.clone()))
+        } else {
+            let deltas = Place(&self.slots).upload(&entry.adapter)?;
+            // Read back at once: what gives way to others later must not cost time then.
+            let parked = match self.budget {
+                Some(_) => Some(Arc::new(deltas.to_host().map_err(|reason| {
+                    AdapterError::Device { what: format!("adapter {name:?}"), reason }
+                })?)),
+                None => None,
+            };
+            (deltas, parked)
         };
         let members = vec![(name.to_owned(), 1.0)];
         let slots = self.slots.clone();
@@ -321,13 +320,11 @@ impl<B: Backend> AdapterRegistry<B> {
                 entry.resident.as_ref().is_some_and(|set| Arc::strong_count(set) == 1)
             };
             let oldest = entries.by_name.values_mut().filter(idle).min_by_key(|e| e.last_used);
-            match oldest {
-                Some(entry) => entry.resident = None,
-                None => {
-                    let name = name.to_owned();
-                    return Err(AdapterError::Budget { name, needed: bytes, in_use, budget });
-                }
-            }
+            let Some(oldest) = oldest else {
+                let name = name.to_owned();
+                return Err(AdapterError::Budget { name, needed: bytes, in_use, budget });
+            };
+            oldest.resident = None;
         }
     }
 

@@ -195,7 +195,7 @@ mod tests {
 
     const Q: &str = "model.layers.1.self_attn.q_proj";
 
-    fn config(keys: Value) -> LoraConfig {
+    fn config(keys: &Value) -> LoraConfig {
         let mut document = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8,
                                   "target_modules": ["q_proj"]});
         let object = document.as_object_mut().expect("an object");
@@ -203,61 +203,61 @@ mod tests {
         LoraConfig::from_json(object.clone(), Path::new("c.json")).expect("valid")
     }
 
-    fn targets(keys: Value, module: &str) -> bool {
+    fn targets(keys: &Value, module: &str) -> bool {
         let config = config(keys);
         Rules::new(&config, Path::new("c.json")).expect("rules").targets(module).expect("bounded")
     }
 
     #[test]
     fn names_are_whole_ends_of_paths() {
-        assert!(targets(json!({}), Q));
-        assert!(!targets(json!({"target_modules": ["proj"]}), Q));
-        assert!(targets(json!({"target_modules": ["self_attn.q_proj"]}), Q));
-        assert!(targets(json!({"target_modules": [Q]}), Q));
-        assert!(!targets(json!({"exclude_modules": ["layers.1.self_attn.q_proj"]}), Q));
-        assert!(!targets(json!({"exclude_modules": r".*layers\.1\..*"}), Q));
-        assert!(!targets(json!({"modules_to_save": ["self_attn"]}), Q));
+        assert!(targets(&json!({}), Q));
+        assert!(!targets(&json!({"target_modules": ["proj"]}), Q));
+        assert!(targets(&json!({"target_modules": ["self_attn.q_proj"]}), Q));
+        assert!(targets(&json!({"target_modules": [Q]}), Q));
+        assert!(!targets(&json!({"exclude_modules": ["layers.1.self_attn.q_proj"]}), Q));
+        assert!(!targets(&json!({"exclude_modules": r".*layers\.1\..*"}), Q));
+        assert!(!targets(&json!({"modules_to_save": ["self_attn"]}), Q));
     }
 
     #[test]
     fn a_string_is_a_pattern_for_the_whole_path() {
-        assert!(targets(json!({"target_modules": r".*\.(q|v)_proj"}), Q));
-        assert!(!targets(json!({"target_modules": "q_proj"}), Q));
-        assert!(!targets(json!({"target_modules": r"^(?!.*self_attn).*_proj"}), Q));
-        assert!(targets(json!({"target_modules": "all-linear"}), Q));
-        assert!(!targets(json!({"target_modules": "all-linear"}), "lm_head"));
+        assert!(targets(&json!({"target_modules": r".*\.(q|v)_proj"}), Q));
+        assert!(!targets(&json!({"target_modules": "q_proj"}), Q));
+        assert!(!targets(&json!({"target_modules": r"^(?!.*self_attn).*_proj"}), Q));
+        assert!(targets(&json!({"target_modules": "all-linear"}), Q));
+        assert!(!targets(&json!({"target_modules": "all-linear"}), "lm_head"));
     }
 
     #[test]
     fn layers_narrow_a_list_down() {
-        assert!(targets(json!({"layers_to_transform": [0, 1]}), Q));
-        assert!(targets(json!({"layers_to_transform": 1, "layers_pattern": "layers"}), Q));
-        assert!(!targets(json!({"layers_to_transform": [0]}), Q));
-        assert!(!targets(json!({"layers_to_transform": [1], "layers_pattern": ["h"]}), Q));
-        assert!(targets(json!({"layers_to_transform": []}), Q));
+        assert!(targets(&json!({"layers_to_transform": [0, 1]}), Q));
+        assert!(targets(&json!({"layers_to_transform": 1, "layers_pattern": "layers"}), Q));
+        assert!(!targets(&json!({"layers_to_transform": [0]}), Q));
+        assert!(!targets(&json!({"layers_to_transform": [1], "layers_pattern": ["h"]}), Q));
+        assert!(targets(&json!({"layers_to_transform": []}), Q));
     }
 
     #[test]
     fn patterns_of_ranks_and_alphas() {
-        let scaling = |keys: Value| {
+        let scaling = |keys: &Value| {
             let config = config(keys);
             let rules = Rules::new(&config, Path::new("c.json")).expect("rules");
             (rules.rank(Q).expect("bounded"), rules.scaling(Q).expect("bounded"))
         };
-        assert_eq!(scaling(json!({})), (4, 2.0));
-        assert_eq!(scaling(json!({"use_rslora": true})), (4, 4.0));
+        assert_eq!(scaling(&json!({})), (4, 2.0));
+        assert_eq!(scaling(&json!({"use_rslora": true})), (4, 4.0));
         let patterns = json!({"rank_pattern": {"layers.1.self_attn.q_proj": 16, "k_proj": 2},
                               "alpha_pattern": {"^model.layers.1.self_attn.q_proj": 2}});
-        assert_eq!(scaling(patterns), (16, 0.125));
+        assert_eq!(scaling(&patterns), (16, 0.125));
         // ^ means the beginning of the whole path, and a name is no mere end of a longer one.
         let patterns = json!({"rank_pattern": {"^layers.1.self_attn.q_proj": 16, "_proj": 2}});
-        assert_eq!(scaling(patterns), (4, 2.0));
-        assert_eq!(scaling(json!({"rank_pattern": {".*q_proj": 3}})).0, 3);
+        assert_eq!(scaling(&patterns), (4, 2.0));
+        assert_eq!(scaling(&json!({"rank_pattern": {".*q_proj": 3}})).0, 3);
     }
 
     #[test]
     fn what_is_no_pattern_is_named() {
-        let config = config(json!({"rank_pattern": {"(": 3}}));
+        let config = config(&json!({"rank_pattern": {"(": 3}}));
         let error = Rules::new(&config, Path::new("c.json")).expect_err("no pattern").to_string();
         assert!(error.starts_with("c.json: key rank_pattern: expected a regular"), "{error}");
         assert!(!error.contains('\n'), "{error}");
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn patterns_that_take_for_ever_are_given_up() {
-        let config = config(json!({"target_modules": "(?=(a+)+b)(a|aa)+$"}));
+        let config = config(&json!({"target_modules": "(?=(a+)+b)(a|aa)+$"}));
         let rules = Rules::new(&config, Path::new("c.json")).expect("rules");
         assert!(rules.targets(&"a".repeat(64)).is_err());
     }

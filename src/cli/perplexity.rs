@@ -13,7 +13,7 @@ use metal_candle::{
         Base, BaseFile, BaseModel, BaseWriter, Divergence, Evaluation, Mean, Windows, evaluate,
     },
     formats::Checkpoint,
-    models::{CausalLm, Workload},
+    models::Workload,
     tokenizer::Tokenizer,
 };
 use serde_json::{Value, json};

@@ -22,7 +22,7 @@ use super::{
     Choices, Entry,
     client::{Client, with_client},
     find,
-    gather::Gatherer,
+    gather::{self, Gatherer},
     task::Task,
     trace::JIT,
 };
@@ -228,6 +228,7 @@ impl Kernels {
     /// # Errors
     /// The device's words.
     pub fn download(&self, handle: Handle) -> Result<Vec<u8>, String> {
+        gather::submit();
         let bytes = with_client!(&self.client, client => client.read_one(handle))
             .map_err(|error| error.to_string())?;
         Ok(bytes.to_vec())
@@ -305,7 +306,7 @@ impl Kernels {
                 return list.list(task, [x, y], buffers);
             }
             // CubeCL's server expands it, and launches it itself.
-            super::gather::submit();
+            gather::submit();
         }
         let arguments = KernelArguments::new()
             .with_buffers(buffers.iter().map(|&handle| handle.clone().binding()).collect())
@@ -327,6 +328,7 @@ impl Kernels {
 
     /// Waits for everything that was launched.
     pub fn sync(&self) {
+        gather::submit();
         let waited = with_client!(&self.client, client => cubecl::future::block_on(client.sync()));
         if let Err(error) = waited {
             tracing::warn!(%error, "waiting for the device");

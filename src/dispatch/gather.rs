@@ -11,10 +11,11 @@
 //! calls [`submit`] first, and a list is only open while the layers of a model run on a few rows, which
 //! use none; `tests/decode_step.rs` counts them.
 //!
-//! Memory: buffers made meanwhile come from a pool of this module. Steps take the same ones in the
-//! same order, so that bind groups are found again, and launches need not ask CubeCL for memory. A
-//! buffer that nobody holds is given to a later launch at once, even if the one that writes it is
-//! still on the list: the GPU runs them in order.
+//! Memory: buffers made meanwhile come from a pool of this module, one for each thread. Steps take the
+//! same ones in the same order, so that bind groups are found again, and launches need not ask CubeCL
+//! for memory. A buffer that nobody holds is given to a later launch at once, even if the one that
+//! writes it is still on the list: the GPU runs a thread's launches in order. Those of several threads
+//! it may run in turns, which is why they share no pool.
 
 use std::{
     cell::RefCell,
@@ -65,6 +66,8 @@ struct Open {
 
 thread_local! {
     static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
+    /// By the address of the gatherer; these live as long as the program.
+    static POOLS: RefCell<HashMap<usize, Pool>> = RefCell::default();
 }
 
 /// Hands over what the current thread has listed so far, if it has a list open.
@@ -83,7 +86,6 @@ pub(super) struct Gatherer {
     server: DeviceHandle<WgpuServer>,
     queue: Queue,
     pipelines: Mutex<HashMap<&'static str, Result<Arc<ComputePipeline>, LaunchError>>>,
-    pool: Mutex<Pool>,
     /// Used on the server's thread alone.
     groups: Mutex<Groups>,
 }
@@ -99,7 +101,6 @@ impl Gatherer {
             server: DeviceHandle::new(device.to_id()),
             queue: queue::of(device)?,
             pipelines: Mutex::default(),
-            pool: Mutex::default(),
             groups: Mutex::default(),
         }))
     }
@@ -152,7 +153,8 @@ impl Gatherer {
 
     /// A buffer for what an open list computes.
     pub(super) fn buffer(&self, client: &Client, bytes: usize) -> Handle {
-        lock(&self.pool).take(bytes, client)
+        let address = std::ptr::from_ref(self).addr();
+        POOLS.with_borrow_mut(|pools| pools.entry(address).or_default().take(bytes, client))
     }
 
     /// Compiles a kernel at its first use.

@@ -28,6 +28,7 @@ pub(super) struct Base<'a, B: Backend> {
     pub bias: Option<&'a Param<Tensor<B, 1>>>,
 }
 
+#[allow(clippy::expl_impl_clone_on_copy)] // derived, it would ask the same of B
 impl<B: Backend> Clone for Base<'_, B> {
     fn clone(&self) -> Self {
         *self

@@ -17,6 +17,7 @@ pub struct Deltas<'a, B: Backend> {
     pub dropout: f64,
 }
 
+#[allow(clippy::expl_impl_clone_on_copy)] // derived, it would ask the same of B
 impl<B: Backend> Clone for Deltas<'_, B> {
     fn clone(&self) -> Self {
         *self

@@ -444,7 +444,7 @@ fn row_norms<B: Backend>(
     for first in rows.clone().step_by(at_once) {
         let part = first..rows.end.min(first + at_once);
         let weight = base.matrix.dense_rows(part.clone(), &device)?;
-        let b = b.clone().slice([part.start - rows.start..part.end - rows.start]);
+        let b = b.clone().narrow(0, part.start - rows.start, part.len());
         cross.push((weight.clone().matmul(a.clone().transpose()) * b).sum_dim(1));
         squares.push((weight.clone() * weight).sum_dim(1));
     }

@@ -97,7 +97,9 @@ mod tests {
             let bytes = encode_floats(encoding, &values).unwrap();
             let mut out = [0.0; 5];
             crate::quant::dequantize(encoding, &bytes, &mut out).unwrap();
-            assert_eq!([out[0], out[1], out[2], out[4]], [0.0, -1.5, third, f32::NEG_INFINITY]);
+            let bits = |values: [f32; 4]| values.map(f32::to_bits);
+            let want = [0.0, -1.5, third, f32::NEG_INFINITY];
+            assert_eq!(bits([out[0], out[1], out[2], out[4]]), bits(want));
         }
         assert_eq!(encode_floats(Encoding::Q8_0, &[0.0; 32]), None);
     }

@@ -55,7 +55,7 @@ impl GgufVocab {
             (MODEL, Some(text(&self.model))),
             (PRE, self.pre.as_ref().map(text)),
             (TOKENS, Some(strings(&self.tokens))),
-            (TYPES, (!self.token_types.is_empty()).then(|| GgufValue::Array(types))),
+            (TYPES, (!self.token_types.is_empty()).then_some(GgufValue::Array(types))),
             (MERGES, Some(strings(&self.merges))),
             (BOS, self.bos.map(GgufValue::U32)),
             (EOS, self.eos.map(GgufValue::U32)),

@@ -50,7 +50,7 @@ struct Changed {
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 impl Changed {
-    fn new(config: Value, change: impl FnOnce(&mut Tensors)) -> Self {
+    fn new(config: &Value, change: impl FnOnce(&mut Tensors)) -> Self {
         let source = fixture("reference/lora/llama/all_linear");
         let mut document = document(&source);
         document.extend(config.as_object().expect("an object").clone());
@@ -160,12 +160,12 @@ fn saved_modules_are_read() {
     let head = |tensors: &mut Tensors| {
         tensors.insert("lm_head.weight".into(), (Dtype::F32, vec![512, 64], f32s(512 * 64)));
     };
-    let changed = Changed::new(json!({"modules_to_save": ["lm_head"]}), head);
+    let changed = Changed::new(&json!({"modules_to_save": ["lm_head"]}), head);
     let adapter = Adapter::open(changed.folder.path()).expect("read");
     adapter.check_base(&slots()).expect("fits");
     assert_eq!(adapter.saved["lm_head.weight"].encoding, Encoding::F32);
     // Resized vocabularies are stored without being named.
-    Adapter::open(Changed::new(json!({}), head).folder.path()).expect("read");
+    Adapter::open(Changed::new(&json!({}), head).folder.path()).expect("read");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn wrong_adapters_are_refused_with_names_and_shapes() {
     let b = format!("{Q}.lora_B.weight");
     let cases: Vec<(Changed, &[&str])> = vec![
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert(a.clone(), (Dtype::F32, vec![4, 96], f32s(4 * 96)));
             }),
             &[
@@ -185,26 +185,26 @@ fn wrong_adapters_are_refused_with_names_and_shapes() {
             ],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert(b.clone(), (Dtype::F32, vec![96, 4], f32s(4 * 96)));
             }),
             &["q_proj.lora_B.weight: expected shape [64, 4]", "64 outputs", "found [96, 4]"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.remove(&a);
             }),
             &["q_proj.lora_A.weight: expected shape [4, in]", "found no such tensor"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.remove(&a);
                 t.remove(&b);
             }),
             &["q_proj.lora_A.weight: expected shape [4, 64]", "targets this module"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert(
                     "model.layers.7.mlp.up_proj.lora_A.weight".into(),
                     (Dtype::F32, vec![4, 64], f32s(256)),
@@ -222,41 +222,41 @@ fn wrong_adapters_are_refused_with_names_and_shapes() {
             ],
         ),
         (
-            Changed::new(json!({"target_modules": ["q_proj"]}), |_| ()),
+            Changed::new(&json!({"target_modules": ["q_proj"]}), |_| ()),
             &["only modules that the configuration targets", "found shape [4, 160]"],
         ),
         (
-            Changed::new(json!({"r": 8}), |_| ()),
+            Changed::new(&json!({"r": 8}), |_| ()),
             &["expected shape [8, 160]", "rank 8", "found [4, 160]"],
         ),
         (
-            Changed::new(json!({"use_dora": true}), |_| ()),
+            Changed::new(&json!({"use_dora": true}), |_| ()),
             &["lora_magnitude_vector: expected shape [64]", "use_dora"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert(format!("{Q}.lora_magnitude_vector"), (Dtype::F32, vec![64], f32s(64)));
             }),
             &["lora_magnitude_vector: expected no magnitudes"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert(a.clone(), (Dtype::I32, vec![4, 64], f32s(256)));
             }),
             &["q_proj.lora_A.weight: expected F32, F16 or BF16, found I32"],
         ),
         (
-            Changed::new(json!({"modules_to_save": ["lm_head"]}), |_| ()),
+            Changed::new(&json!({"modules_to_save": ["lm_head"]}), |_| ()),
             &["lm_head.weight: expected shape [512, 64]", "modules_to_save"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert("model.norm.weight".into(), (Dtype::F32, vec![64], f32s(64)));
             }),
             &["model.norm.weight", "modules_to_save"],
         ),
         (
-            Changed::new(json!({}), |t| {
+            Changed::new(&json!({}), |t| {
                 t.insert(
                     "model.embed_tokens.lora_embedding_A".into(),
                     (Dtype::F32, vec![4, 512], f32s(2048)),
@@ -265,23 +265,26 @@ fn wrong_adapters_are_refused_with_names_and_shapes() {
             &["lora_embedding_A: expected lora_A.weight"],
         ),
         (
-            Changed::new(json!({"bias": "all"}), |_| ()),
+            Changed::new(&json!({"bias": "all"}), |_| ()),
             &["key bias: expected \"none\"", "found \"all\""],
         ),
-        (Changed::new(json!({"peft_type": "LOHA"}), |_| ()), &["key peft_type: expected \"LORA\""]),
-        (Changed::new(json!({"lora_bias": true}), |_| ()), &["key lora_bias", "not supported"]),
         (
-            Changed::new(json!({"init_lora_weights": "pissa_niter_4"}), |_| ()),
+            Changed::new(&json!({"peft_type": "LOHA"}), |_| ()),
+            &["key peft_type: expected \"LORA\""],
+        ),
+        (Changed::new(&json!({"lora_bias": true}), |_| ()), &["key lora_bias", "not supported"]),
+        (
+            Changed::new(&json!({"init_lora_weights": "pissa_niter_4"}), |_| ()),
             &["key init_lora_weights", "pissa_niter_4"],
         ),
-        (Changed::new(json!({"r": 0}), |_| ()), &["key r: expected a rank", "found 0"]),
-        (Changed::new(json!({"lora_alpha": "8"}), |_| ()), &["key lora_alpha: expected a number"]),
+        (Changed::new(&json!({"r": 0}), |_| ()), &["key r: expected a rank", "found 0"]),
+        (Changed::new(&json!({"lora_alpha": "8"}), |_| ()), &["key lora_alpha: expected a number"]),
         (
-            Changed::new(json!({"target_modules": null}), |_| ()),
+            Changed::new(&json!({"target_modules": null}), |_| ()),
             &["key target_modules", "all-linear"],
         ),
         (
-            Changed::new(json!({"target_modules": "("}), |_| ()),
+            Changed::new(&json!({"target_modules": "("}), |_| ()),
             &["key target_modules", "regular expression"],
         ),
     ];
@@ -295,7 +298,7 @@ fn wrong_adapters_are_refused_with_names_and_shapes() {
 
 #[test]
 fn broken_folders_are_refused() {
-    let changed = Changed::new(json!({}), |_| ());
+    let changed = Changed::new(&json!({}), |_| ());
     let weights = changed.folder.path().join(peft::WEIGHTS_FILE);
     let bytes = fs::read(&weights).expect("weights");
     fs::write(&weights, &bytes[..bytes.len() - 5]).expect("written");

@@ -218,7 +218,7 @@ fn weights_scale_adapters() {
 fn dropout_leaves_the_mean_alone() {
     use metal_candle::{
         backend::Cpu,
-        models::{CausalLm, LogitRows, Pass, TokenBatch},
+        models::{LogitRows, Pass, TokenBatch},
         nn::Deltas,
     };
     const RUNS: usize = 400;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Values that are dequantised at a time for a product of many rows, at most.
-const PART: usize = 1 << 25;
+const PART: usize = 1 << 23;
 /// So many rows take a multiple of 256 bytes in every format, which is where buffers may be bound.
 const ALIGNED_ROWS: usize = 128;
 

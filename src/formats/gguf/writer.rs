@@ -194,12 +194,15 @@ mod tests {
             write(&path, metadata, tensors, none).expect_err("it is wrong").to_string()
         };
         let one = spec("t", &[2], Encoding::F32);
-        assert!(fails(&[], &[one.clone()]).ends_with("expected 8 bytes of F32, found 0 bytes"));
+        assert!(
+            fails(&[], std::slice::from_ref(&one))
+                .ends_with("expected 8 bytes of F32, found 0 bytes")
+        );
         assert!(fails(&[], &[one.clone(), one]).ends_with("expected once, found twice"));
         let odd = spec("t", &[2, 33], Encoding::Q8_0);
         assert!(fails(&[], &[odd]).contains("rows of a multiple of 32 values"));
         let key = || ("k".to_owned(), GgufValue::Bool(true));
-        assert!(fails(&[key(), key()], &[]).contains("k"));
+        assert!(fails(&[key(), key()], &[]).contains('k'));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

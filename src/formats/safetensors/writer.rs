@@ -118,7 +118,9 @@ mod tests {
             write(&path, &[], tensors, none).expect_err("it is wrong").to_string()
         };
         let one = spec("t", &[2], Encoding::F32);
-        assert!(fails(&[one.clone()]).ends_with("expected 8 bytes of F32, found 0 bytes"));
+        assert!(
+            fails(std::slice::from_ref(&one)).ends_with("expected 8 bytes of F32, found 0 bytes")
+        );
         assert!(fails(&[one.clone(), one]).ends_with("expected once, found twice"));
         let packed = spec("t", &[2, 32], Encoding::Q8_0);
         assert!(
