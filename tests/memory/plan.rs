@@ -4,7 +4,7 @@ use metal_candle::{
     backend::Cpu,
     formats::Checkpoint,
     generation,
-    models::{self, Cache, LoadOptions, LogitRows, MemoryPlan, TokenBatch, Workload},
+    models::{self, Cache, LoadOptions, LogitRows, MemoryPlan, TokenBatch},
 };
 
 use burn::tensor::DType;
@@ -144,7 +144,7 @@ fn smollm2_in_a_process_takes_what_was_predicted() {
     let plan = MemoryPlan::new::<Cpu>(
         &checkpoint,
         &LoadOptions::default(),
-        Workload { rows: prompt, ..generation::workload(prompt + more) },
+        metal_candle::models::Workload { rows: prompt, ..generation::workload(prompt + more) },
         &Default::default(),
     )
     .expect("a plan");
