@@ -44,7 +44,7 @@ fn continued<B: Backend>(
 fn random<B: Backend>(registry: &AdapterRegistry<B>, model: &dyn CausalLm<B>) -> Outcome<()> {
     for (seed, name) in ["code", "chat", "docs"].into_iter().enumerate() {
         let config = LoraConfig::new(8, 16.0, TargetModules::AllLinear);
-        let adapter = Adapter::random(config, model.slots().table(), 0.03, seed as u64)?;
+        let adapter = Adapter::random(config, model.slots().table(), 0.1, seed as u64)?;
         registry.add_adapter(name, adapter)?;
     }
     Ok(())
