@@ -92,11 +92,11 @@ impl Counter {
 #[test]
 fn the_counter_counts() {
     let counter = Counter::alone();
-    let kept = std::hint::black_box(vec![1u8; 3 << 20]);
-    drop(std::hint::black_box(vec![0u8; 5 << 20]));
-    // Beside the harness's own few bytes.
-    let near = |bytes: usize, want: usize| bytes >= want && bytes < want + (1 << 16);
+    let kept = std::hint::black_box(vec![1u8; 48 << 20]);
+    drop(std::hint::black_box(vec![0u8; 80 << 20]));
+    // Beside the harness's own few bytes, and what threads of an earlier test's device still free.
+    let near = |bytes: usize, want: usize| bytes.abs_diff(want) < 1 << 20;
     assert!(near(counter.live(), kept.len()), "{}", counter.live());
-    assert!(near(counter.peak(), 8 << 20), "{}", counter.peak());
-    assert!(near(counter.largest(), 5 << 20), "{}", counter.largest());
+    assert!(near(counter.peak(), 128 << 20), "{}", counter.peak());
+    assert!(near(counter.largest(), 80 << 20), "{}", counter.largest());
 }

@@ -65,7 +65,7 @@ fn input<T: bytemuck::NoUninit>(values: &[T]) -> Buffer {
 }
 
 fn output(values: Vec<f64>, tolerance: f64) -> Buffer {
-    Buffer::Output(Expected { values, f16: false, tolerance })
+    Buffer::Output(Expected { values, f16: false, tolerance, size: 1.0 })
 }
 
 fn copied(kernel: Kernel, copy: Copy) -> Case {
@@ -125,6 +125,7 @@ fn matvec_cases(kernel: Kernel, variant: MatVec) -> Vec<Case> {
             let added = noise.floats(rows);
             let mut expected = reference::matvec(&weight, &x, bias.then_some(&added), rows);
             expected[..first as usize * rows].fill(f64::NAN);
+            let size = reference::size_of_products(&weight, &x, rows).max(1.0);
             let params =
                 matvec::Params { rows: rows as u32, columns: columns as u32, batch, first, bias };
             Case {
@@ -136,7 +137,12 @@ fn matvec_cases(kernel: Kernel, variant: MatVec) -> Vec<Case> {
                     input(&x),
                     input(&added),
                     input(&params.words()),
-                    output(expected, SUMS),
+                    Buffer::Output(Expected {
+                        values: expected,
+                        f16: false,
+                        tolerance: SUMS,
+                        size,
+                    }),
                 ],
             }
         })
@@ -177,7 +183,12 @@ fn dequantised(kernel: Kernel, variant: Dequantise) -> Vec<Case> {
     buffers.push(input(&params.words()));
     // Exact: the same operations in the same order, and one rounding for f16.
     let tolerance = if variant.f16 { HALF } else { 0.0 };
-    buffers.push(Buffer::Output(Expected { values: expected, f16: variant.f16, tolerance }));
+    buffers.push(Buffer::Output(Expected {
+        values: expected,
+        f16: variant.f16,
+        tolerance,
+        size: 1.0,
+    }));
     vec![Case {
         kernel,
         label: format!("{rows} rows of {columns}"),
@@ -293,10 +304,9 @@ fn ropes(kernel: Kernel, variant: RopeAppend) -> Vec<Case> {
             let mut buffers: Vec<Buffer> = [&q, &k, &v, &cos, &sin].map(|b| input(b)).into();
             buffers.extend([input(&params.words()), output(turned, FEW)]);
             let tolerance = if variant.f16 { HALF } else { FEW };
-            buffers
-                .extend(caches.map(|values| {
-                    Buffer::Output(Expected { values, f16: variant.f16, tolerance })
-                }));
+            buffers.extend(caches.map(|values| {
+                Buffer::Output(Expected { values, f16: variant.f16, tolerance, size: 1.0 })
+            }));
             let label = format!("{batch} x {len} positions, dim {dim}");
             Case { kernel, label, cubes: params.cubes(), buffers }
         })

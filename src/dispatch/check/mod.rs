@@ -33,8 +33,11 @@ pub struct Expected {
     pub values: Vec<f64>,
     /// Whether they are f16 instead of f32.
     pub f16: bool,
-    /// The largest difference that may be, relative to the largest value (at least to 1).
+    /// The largest difference that may be, relative to the largest value (at least to `size`).
     pub tolerance: f64,
+    /// How large values are when nothing cancels: a sum may be far smaller than what it is a sum
+    /// of, and is no more exact for that.
+    pub size: f64,
 }
 
 impl Expected {
@@ -55,7 +58,8 @@ impl Expected {
         }
     }
 
-    /// The largest difference from what was written, relative to the largest value; infinite when
+    /// The largest difference from what was written, relative to the largest value (at least to
+    /// `size`); infinite when
     /// something is not a number.
     pub fn error(&self, bytes: &[u8]) -> f64 {
         let got = self.decode(bytes);
@@ -63,7 +67,7 @@ impl Expected {
             return f64::INFINITY;
         }
         let largest =
-            self.values.iter().filter(|v| !v.is_nan()).fold(1.0f64, |a, v| a.max(v.abs()));
+            self.values.iter().filter(|v| !v.is_nan()).fold(self.size, |a, v| a.max(v.abs()));
         let worst = got
             .iter()
             .zip(&self.values)
@@ -161,7 +165,7 @@ mod tests {
     use super::*;
 
     fn error(values: &[f64], got: &[f32]) -> f64 {
-        let expected = Expected { values: values.to_vec(), f16: false, tolerance: 0.0 };
+        let expected = Expected { values: values.to_vec(), f16: false, tolerance: 0.0, size: 1.0 };
         expected.error(bytemuck::cast_slice(got))
     }
 

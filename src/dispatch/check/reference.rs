@@ -17,6 +17,15 @@ pub(super) fn matvec(weight: &[f64], x: &[f32], bias: Option<&[f32]>, rows: usiz
         .collect()
 }
 
+/// The size of those products where nothing cancels: the largest root of a sum of squared terms.
+pub(super) fn size_of_products(weight: &[f64], x: &[f32], rows: usize) -> f64 {
+    let columns = weight.len() / rows;
+    x.chunks(columns)
+        .flat_map(|x| weight.chunks(columns).map(move |w| (w, x)))
+        .map(|(w, x)| w.iter().zip(x).map(|(w, x)| (w * f64::from(*x)).powi(2)).sum::<f64>().sqrt())
+        .fold(0.0, f64::max)
+}
+
 /// Rows of `x` by their root mean square, times `weight`.
 pub(super) fn rms_norm(x: &[f64], weight: &[f32], epsilon: f64) -> Vec<f64> {
     x.chunks(weight.len())
