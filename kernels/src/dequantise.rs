@@ -1,7 +1,8 @@
 //! Blocks to plain numbers: a whole matrix, or the rows that ids name (a token embedding).
 //!
 //! Bit-equal to the formulas of `quant` in the library for f32, and those rounded for f16. A thread
-//! writes one piece of 32 values.
+//! decodes one piece of 32 values; the pieces of a cube lie beside each other in shared memory before
+//! they are written, so that neighbouring threads write neighbouring values.
 //!
 //! Buffers: weight, ids (rows only), `params`; out `[rows, columns]`.
 
@@ -60,7 +61,10 @@ fn dequantise<F: Float>(
     let rows = params[0] as usize;
     let columns = params[1] as usize;
     let per_row = columns / PIECE;
-    let at = CUBE_POS * comptime!(THREADS as usize) + UNIT_POS_X as usize;
+    let threads = comptime!(THREADS as usize);
+    let first = CUBE_POS * threads;
+    let at = first + UNIT_POS_X as usize;
+    let mut tile = SharedMemory::<f32>::new(comptime!(padded(THREADS as usize * PIECE)));
     if at < rows * per_row {
         let row = at / per_row;
         let global = at % per_row;
@@ -79,11 +83,11 @@ fn dequantise<F: Float>(
         fetch(weight, wide, start, piece, &mut words, 0usize, format, 1usize, false);
         decode(&words, start, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
         settle(&mut decoded, format);
+        // A row is whole blocks, and so is what the cube writes.
+        let in_tile = (UNIT_POS_X as usize - piece) * PIECE;
         #[unroll]
         for run in 0..runs {
-            let e = row * columns
-                + block * comptime!(format.block_len())
-                + run_start(piece, run, format);
+            let e = in_tile + run_start(piece, run, format);
             #[unroll]
             for i in 0..comptime!(PIECE / runs) {
                 let code = decoded.codes[comptime!(run * (PIECE / runs) + i)];
@@ -91,10 +95,25 @@ fn dequantise<F: Float>(
                 if comptime!(format.has_minimum()) {
                     value -= decoded.minimums[run];
                 }
-                out[e + i] = F::cast_from(select(known, value, 0.0f32));
+                tile[(e + i) + (e + i) / PIECE] = select(known, value, 0.0f32);
             }
         }
     }
+    sync_cube();
+    #[unroll]
+    for i in 0..PIECE {
+        let e = i * threads + UNIT_POS_X as usize;
+        let to = first * PIECE + e;
+        if to < rows * columns {
+            out[to] = F::cast_from(tile[e + e / PIECE]);
+        }
+    }
+}
+
+/// Values in shared memory with a gap after each piece, so that neighbouring threads meet different
+/// banks.
+const fn padded(values: usize) -> usize {
+    values + values / PIECE
 }
 
 impl Dequantise {

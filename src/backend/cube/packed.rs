@@ -19,8 +19,9 @@ use crate::{
     quant::Encoding,
 };
 
-/// Values that are dequantised at a time for a product of many rows, at most.
-const PART: usize = 1 << 23;
+/// Values that are dequantised at a time for a product of many rows, at most: enough output features
+/// to fill the processors of a large GPU with tiles.
+const PART: usize = 1 << 25;
 /// So many rows take a multiple of 256 bytes in every format, which is where buffers may be bound.
 const ALIGNED_ROWS: usize = 128;
 
@@ -213,6 +214,11 @@ fn parts(rows: usize, columns: usize) -> impl Iterator<Item = Range<usize>> {
     let fit = (PART / columns).min(rows.div_ceil(2));
     let part = if fit < ALIGNED_ROWS { fit.max(1) } else { fit / ALIGNED_ROWS * ALIGNED_ROWS };
     (0..rows).step_by(part).map(move |first| first..(first + part).min(rows))
+}
+
+/// Values of the largest part.
+pub(super) fn largest_part(rows: usize, columns: usize) -> usize {
+    parts(rows, columns).next().map_or(0, |part| part.len() * columns)
 }
 
 /// [`Backend::packed_linear`].

@@ -5,7 +5,9 @@ use super::super::scratch::with_scratch;
 use super::PackedMatrix;
 use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
 use super::formats::{self, Block, Codes, Format};
-use super::integers::{FEATURES, Instructions, Integers, Kernel, Panel, PanelRows, Rows, Words};
+use super::integers::{
+    FEATURES, Group, Instructions, Integers, Kernel, Panel, PanelRows, Rows, Words,
+};
 use crate::quant::Encoding;
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -17,6 +19,8 @@ const DEPTH: usize = 1024;
 const SMALLEST_GROUP: usize = 16;
 /// Up to this many rows, unpacking is a good part of the work.
 const FEW: usize = 8;
+/// Rows up to which multiplying codes where they lie is faster than unpacking them first, where there is a way.
+const IN_PLACE: usize = 2;
 /// Bytes of weights in one task for few rows: long enough to stream, short enough to balance threads.
 const TASK_BYTES: usize = 32 * 1024;
 /// Products in less than this many bytes of weights, each row counted, are not worth waking another thread for.
@@ -157,6 +161,12 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
             let bytes = &self.w.bytes[(columns.start + first) * stride..];
             let rows = PanelRows::new(bytes, stride, used);
             self.start(first, used);
+            if I::IN_PLACE && !F::PLACES.is_empty() && self.out.row_range().len() <= IN_PLACE {
+                for row in 0..self.out.row_range().len() {
+                    self.in_place(integers, &rows, row, first, used);
+                }
+                continue;
+            }
             for depth in (0..self.w.depth).step_by(DEPTH) {
                 let len = DEPTH.min(self.w.depth - depth);
                 let panel = self.slice.unpack::<F, I>(integers, &rows, depth, len);
@@ -167,6 +177,38 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
 }
 
 impl<F: Format> Product<'_, '_, F> {
+    /// Adds the products of one row with a panel that is not unpacked.
+    #[inline(always)]
+    fn in_place<I: Integers>(
+        &mut self,
+        integers: I,
+        rows: &PanelRows<'_>,
+        row: usize,
+        first: usize,
+        used: usize,
+    ) {
+        let (words, scales, sums) = self.x.row(self.out.row_range().start + row);
+        let (words, _) = words.as_chunks::<{ BLOCK / WORD }>();
+        let mut totals = [0.0; FEATURES];
+        totals[..used].copy_from_slice(&self.out.row(row)[first..first + used]);
+        let mut factors = [[0.0; FEATURES]; 8];
+        let mut minimums = [[0.0; FEATURES]; 8];
+        for b in 0..self.w.depth / F::VALUES {
+            let block = b * F::BYTES;
+            rows.prefetch(integers, block, F::BYTES);
+            let block = rows.block(block);
+            let mut to = Block { codes: &mut [], factors: &mut factors, minimums: &mut minimums };
+            F::factors(integers, block, &mut to);
+            for (g, place) in F::PLACES.iter().enumerate() {
+                let at = b * F::PLACES.len() + g;
+                let x = Group { words: &words[at], scale: scales[at], sum: sums[at] };
+                let (factors, minimums) = (&factors[g], &minimums[g]);
+                integers.add_group::<F::Codes>(block, *place, x, factors, minimums, &mut totals);
+            }
+        }
+        self.out.row(row)[first..first + used].copy_from_slice(&totals[..used]);
+    }
+
     /// Every sum starts at the bias.
     #[inline(always)]
     fn start(&mut self, first: usize, used: usize) {

@@ -2,7 +2,7 @@
 
 use super::super::integers::{BlockRows, FEATURES, Integers, Lanes};
 use super::small::levels;
-use super::{Block, Centred, Format, Raised, columns, gather, negated, plane, product};
+use super::{Block, Centred, Format, Place, Raised, columns, gather, negated, plane, product};
 use crate::quant::Encoding;
 
 const VALUES: usize = 256;
@@ -109,6 +109,16 @@ impl Format for Q4K {
     const VALUES: usize = VALUES;
     const BYTES: usize = Encoding::Q4_K.block_bytes();
     const OFFSET: u8 = 0;
+    const PLACES: &'static [Place] = &[
+        Place::Low(16),
+        Place::High(16),
+        Place::Low(48),
+        Place::High(48),
+        Place::Low(80),
+        Place::High(80),
+        Place::Low(112),
+        Place::High(112),
+    ];
 
     #[inline(always)]
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
@@ -121,6 +131,11 @@ impl Format for Q4K {
                 to[PLANE + s] = packed[s].right(4).bytes_and(0x0f).words();
             }
         }
+    }
+
+    #[inline(always)]
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        six_bits(integers, rows, to);
     }
 }
 

@@ -24,6 +24,9 @@ pub(super) trait Format: 'static {
     /// The code that stands for zero, in a format without minimums.
     const OFFSET: u8;
 
+    /// Where each group's codes lie in a block, in a format of groups of 32 values whose codes can be multiplied there.
+    const PLACES: &'static [Place] = &[];
+
     /// What the sum of a group's activations is multiplied with.
     fn sums() -> Sums {
         if Self::Codes::MINIMUMS { Sums::Scale } else { Sums::Offset(Self::OFFSET) }
@@ -31,6 +34,25 @@ pub(super) trait Format: 'static {
 
     /// Unpacks one block of sixteen features; implementations are `#[inline(always)]`.
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>);
+
+    /// The factors and minimums alone, in a format with [`Format::PLACES`].
+    #[inline(always)]
+    fn factors<I: Integers>(_integers: I, _rows: BlockRows<'_>, _to: &mut Block<'_>) {
+        unreachable!("asked of formats with places only");
+    }
+}
+
+/// Where the 32 codes of a group lie in a block: bytes from its start, and what of them.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// Sixteen bytes: the low nibbles of all, then the high ones.
+    Nibbles(usize),
+    /// The low nibbles of 32 bytes.
+    Low(usize),
+    /// The high nibbles of 32 bytes.
+    High(usize),
+    /// 32 signed bytes: codes less the format's offset.
+    Signed(usize),
 }
 
 /// Unpacked codes, whatever format they come from.

@@ -1,7 +1,7 @@
 //! The formats with blocks of 32 values: one group each.
 
 use super::super::integers::{BlockRows, Integers, Lanes, Words};
-use super::{Block, Centred, Format, LEVELS, Raised, columns, gather, plane};
+use super::{Block, Centred, Format, LEVELS, Place, Raised, columns, gather, plane};
 use crate::quant::Encoding;
 
 /// Nibbles of sixteen bytes: the low ones are the first half of the block, the high ones the second.
@@ -32,11 +32,17 @@ impl Format for Q4_0 {
     const VALUES: usize = 32;
     const BYTES: usize = Encoding::Q4_0.block_bytes();
     const OFFSET: u8 = 8;
+    const PLACES: &'static [Place] = &[Place::Nibbles(2)];
 
     #[inline(always)]
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = gather(integers, rows, 0).halves();
+        Self::factors(integers, rows, to);
         nibbles(integers, rows, 2, to.codes);
+    }
+
+    #[inline(always)]
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        to.factors[0] = gather(integers, rows, 0).halves();
     }
 }
 
@@ -48,13 +54,19 @@ impl Format for Q4_1 {
     const VALUES: usize = 32;
     const BYTES: usize = Encoding::Q4_1.block_bytes();
     const OFFSET: u8 = 0;
+    const PLACES: &'static [Place] = &[Place::Nibbles(4)];
 
     #[inline(always)]
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        Self::factors(integers, rows, to);
+        nibbles(integers, rows, 4, to.codes);
+    }
+
+    #[inline(always)]
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         let head = gather(integers, rows, 0);
         to.factors[0] = head.halves();
         to.minimums[0] = head.right(16).halves();
-        nibbles(integers, rows, 4, to.codes);
     }
 }
 
@@ -102,15 +114,21 @@ impl Format for Q8_0 {
     const VALUES: usize = 32;
     const BYTES: usize = Encoding::Q8_0.block_bytes();
     const OFFSET: u8 = 128;
+    const PLACES: &'static [Place] = &[Place::Signed(2)];
 
     #[inline(always)]
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = gather(integers, rows, 0).halves();
+        Self::factors(integers, rows, to);
         let codes = plane(integers, rows, 2);
         for s in 0..8 {
             // A signed byte plus 128, without a carry.
             to.codes[s] = codes[s].bytes_xor(0x80).words();
         }
+    }
+
+    #[inline(always)]
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        to.factors[0] = gather(integers, rows, 0).halves();
     }
 }
 

@@ -21,7 +21,7 @@ use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use vnni::Vnni;
 
-use super::formats::Codes;
+use super::formats::{Codes, Place};
 use scalar::Scalar;
 use std::sync::OnceLock;
 
@@ -45,6 +45,14 @@ pub(super) struct Rows<'a, const R: usize> {
     pub(super) words: [&'a [u32]; R],
     pub(super) scales: [&'a [f32]; R],
     pub(super) sums: [&'a [f32]; R],
+}
+
+/// One group of 32 values of a row of activations.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    pub(super) words: &'a [u32; 8],
+    pub(super) scale: f32,
+    pub(super) sum: f32,
 }
 
 /// What the kernels need of an instruction set.
@@ -130,6 +138,23 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
         rows: Rows<'_, R>,
         sums: &mut [[f32; FEATURES]; R],
     );
+
+    /// Whether a row is multiplied with codes where they lie ([`Integers::add_group`]), instead of unpacked ones.
+    const IN_PLACE: bool = false;
+
+    /// What [`Integers::multiply`] does with one group of 32 values and one row, bit for bit, of codes at `place` in a block.
+    #[inline(always)]
+    fn add_group<C: Codes>(
+        self,
+        _rows: BlockRows<'_>,
+        _place: Place,
+        _x: Group<'_>,
+        _factors: &[f32; FEATURES],
+        _minimums: &[f32; FEATURES],
+        _totals: &mut [f32; FEATURES],
+    ) {
+        unreachable!("asked where IN_PLACE says so only");
+    }
 
     /// Runs `kernel` compiled for this instruction set.
     fn run<K: Kernel>(self, kernel: K);
