@@ -1,8 +1,9 @@
 //! The linear layer on block-quantised weights, read as a GGUF file stores them.
 //!
 //! Sixteen features form a *panel*. A slice of its depth is unpacked into first-level cache ([`formats`]), one word of
-//! four codes per feature side by side; then every row of `x` is multiplied with it ([`integers`]). One row and a
-//! thousand take the same path: unpacking costs about as much as two rows' products.
+//! four codes per feature side by side; then every row of `x` is multiplied with it ([`integers`]). Unpacking costs about
+//! as much as two rows' products, so one or two rows are multiplied with the codes where they lie, where the instruction
+//! set and the format have a way: the same sums, bit for bit.
 //!
 //! With [`Activations::Quantised`] the scheme is ggml's (`Q8_0`, `Q8_1`): `x` becomes 8-bit codes with a scale for each
 //! block of 32 values, weight codes are multiplied with them in integers, and each group of 16 or 32 values adds
