@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench adapters                                    # the 1B shape on the CPU
-//! METAL_CANDLE_BENCH_DEVICE=vulkan cargo bench --bench adapters
+//! METAL_CANDLE_BENCH_DEVICE=vulkan METAL_CANDLE_BENCH_TOKENS=128 cargo bench --bench adapters
 //! METAL_CANDLE_BENCH_SHAPE=smollm2-135m METAL_CANDLE_BENCH_RANK=8 cargo bench --bench adapters
 //! ```
 //!
@@ -29,9 +29,13 @@ use metal_candle::{
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-/// Tokens of a decode measurement.
-const TOKENS: usize = 16;
 const REPEATS: usize = 5;
+
+/// Tokens of a decode measurement. A GPU makes hundreds in a second: with few of them a run is over
+/// before its clocks have risen.
+fn tokens() -> usize {
+    setting("TOKENS", "16").parse().expect("METAL_CANDLE_BENCH_TOKENS is a number")
+}
 
 fn setting(name: &str, default: &str) -> String {
     std::env::var(format!("METAL_CANDLE_BENCH_{name}")).unwrap_or_else(|_| default.into())
@@ -92,7 +96,8 @@ fn swaps<B: Backend>(model: &Model<B>, registry: &AdapterRegistry<B>) {
 
 /// Tokens per second of batches of 8 sequences, one token each at a time.
 fn batch<B: Backend>(model: &dyn CausalLm<B>) -> f64 {
-    let mut cache = model.new_cache(&[0; 8], TOKENS + 1);
+    let tokens = tokens();
+    let mut cache = model.new_cache(&[0; 8], tokens + 1);
     let mut step = |token: u32| {
         let rows: Vec<Vec<u32>> = (0..8).map(|row| vec![token + row]).collect();
         let tokens = TokenBatch::new(&rows).expect("tokens");
@@ -100,8 +105,8 @@ fn batch<B: Backend>(model: &dyn CausalLm<B>) -> f64 {
     };
     step(7);
     let start = Instant::now();
-    (0..TOKENS as u32).for_each(|token| step(100 + token));
-    8.0 * TOKENS as f64 / start.elapsed().as_secs_f64()
+    (0..tokens as u32).for_each(|token| step(100 + token));
+    8.0 * tokens as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Measures each in turns, after once without counting.
@@ -148,7 +153,7 @@ impl DeviceJob for Job {
         };
         let one = adapted(&[("a", 1.0)]);
         let decode =
-            |model: &dyn CausalLm<B>| bench::time(model, Task::Generate(TOKENS)).expect("runs");
+            |model: &dyn CausalLm<B>| bench::time(model, Task::Generate(tokens())).expect("runs");
         compared(&mut [
             ("decode, base", &mut || decode(&*model)),
             ("decode, one adapter", &mut || decode(&one)),

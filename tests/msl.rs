@@ -139,6 +139,8 @@ fn removed_barriers_and_shifted_indices_are_caught() {
         "dequantise_q4_0_f32",
         "matvec_f32_b1_g4r2_shared16",
         "matvec_q4_k_b2_g4r2_shared16",
+        "norm_matvec_f32_b1_g4r2_shared16",
+        "norm_matvec_q4_0_b1_g4r2_shared16",
         "rope_append_halves_f32",
         "rows_q6_k_f32",
         "swiglu",

@@ -36,6 +36,14 @@ impl Params {
     }
 }
 
+/// One value.
+#[cube]
+pub(crate) fn gated(gate: f32, up: f32) -> f32 {
+    // No infinity: `exp(80)` already makes the quotient vanish.
+    let e = min(-gate, 80.0f32).exp();
+    gate / (1.0f32 + e) * up
+}
+
 #[cube]
 fn swiglu(
     gate: &Array<F4>,

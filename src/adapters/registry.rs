@@ -16,7 +16,7 @@ use super::{Adapted, Adapter, AdapterError, AdapterSet, set::Claim, upload::Plac
 use crate::{
     backend::Backend,
     models::CausalLm,
-    nn::{DeltaSet, HostDeltas, Slots},
+    nn::{DeltaSet, ParkedDeltas, Slots},
 };
 
 /// What adapters can be applied to.
@@ -83,7 +83,7 @@ struct Entry<B: Backend> {
     bytes: u64,
     resident: Option<Arc<AdapterSet<B>>>,
     /// As it was on the device, so that it need not be made again.
-    parked: Option<Arc<HostDeltas>>,
+    parked: Option<Arc<ParkedDeltas<B>>>,
     last_used: u64,
 }
 
@@ -286,7 +286,7 @@ impl<B: Backend> AdapterRegistry<B> {
         &self,
         name: &str,
         entry: &Entry<B>,
-    ) -> Result<(Arc<AdapterSet<B>>, Option<Arc<HostDeltas>>), AdapterError> {
+    ) -> Result<(Arc<AdapterSet<B>>, Option<Arc<ParkedDeltas<B>>>), AdapterError> {
         let claim = self.claim(name, entry.bytes)?;
         let (deltas, parked) = if let Some(parked) = &entry.parked {
             (parked.to_device(self.slots.device()), Some(parked.clone()))
@@ -294,7 +294,7 @@ impl<B: Backend> AdapterRegistry<B> {
             let deltas = Place(&self.slots).upload(&entry.adapter)?;
             // Read back at once: what gives way to others later must not cost time then.
             let parked = match self.budget {
-                Some(_) => Some(Arc::new(deltas.to_host().map_err(|reason| {
+                Some(_) => Some(Arc::new(deltas.park(self.slots.device()).map_err(|reason| {
                     AdapterError::Device { what: format!("adapter {name:?}"), reason }
                 })?)),
                 None => None,

@@ -29,9 +29,11 @@ pub mod cpu;
 pub mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod fused;
 mod kv_cache;
 mod ops;
 mod packed;
+mod parked;
 mod scratch;
 pub mod wgpu;
 
@@ -43,15 +45,19 @@ pub use cpu::Cpu;
 pub use cube::Cube;
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
+pub use fused::{FusedLinear, Weight};
 pub use kv_cache::{CacheError, KvCache, KvCacheShape, TensorKvCache};
 pub(crate) use ops::add_bias;
 pub use ops::{RopeOrder, RotaryStep};
 pub(crate) use packed::tensor_data;
 pub use packed::{HostPacked, PackError, PackedStorage};
+pub use parked::Parked;
 pub use scratch::StepShape;
 pub use wgpu::Wgpu;
 
-use burn::tensor::{DType, Int, Tensor};
+use std::sync::Arc;
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use crate::quant::Encoding;
 
@@ -215,6 +221,16 @@ pub trait Backend: burn::tensor::backend::Backend {
         ops::swiglu(gate, up)
     }
 
+    /// A product with what a layer does around it, as one operation: worth having where a launch costs
+    /// more than what it computes. `None` where the backend, or the shape, has no such operation, and
+    /// nothing was done: the caller then takes the steps one by one.
+    fn fused_linear(
+        _x: &Tensor<Self, 2>,
+        _operation: &FusedLinear<'_, Self>,
+    ) -> Option<Tensor<Self, 2>> {
+        None
+    }
+
     /// Runs the forward pass of a step, so that a backend can hand all that it launches to the device
     /// as a whole. What `work` computes may meet only operations of this trait before `gather` returns:
     /// a backend need not keep the order between these and others of burn's on the same tensors.
@@ -226,6 +242,12 @@ pub trait Backend: burn::tensor::backend::Backend {
     /// than what it computes for a single row.
     fn joins_linears() -> bool {
         false
+    }
+
+    /// Puts tensors of two dimensions where they wait in host memory until they are needed on the device
+    /// again, all at once.
+    fn park(tensors: Vec<TensorData>, _device: &Self::Device) -> Arc<dyn Parked<Self>> {
+        parked::one_by_one(tensors)
     }
 
     /// Whether weights of this format and shape `[out, in]` are best left packed: used as they are by

@@ -67,7 +67,7 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
                 continue;
             }
             for &batch in &args.batch {
-                let params = matvec::Params { rows, columns, batch, first: 0, bias: false };
+                let params = matvec::Params { rows, columns, batch, ..matvec::Params::default() };
                 let timings = tuner.matvec(format, &params, budget)?;
                 let class = matvec_class(format, &params);
                 for timing in timings.iter().take(args.top) {

@@ -15,6 +15,8 @@ const BUSY_CUBES: u32 = 512;
 const BUSY_DECODING: u32 = 256;
 /// Keys that a cube should have at least.
 const LEAST_KEYS: u32 = 128;
+/// Keys up to which one part of them all is best: merging parts takes a launch.
+const FEW_KEYS: u32 = 512;
 
 /// How a group of threads adds up: by plane operations where planes are as kernels are written for,
 /// else `threads` of them through shared memory.
@@ -59,23 +61,37 @@ pub fn flash(dim: u32, f16: bool, params: &attention::Params) -> Option<attentio
     })
 }
 
-/// A matrix-vector kernel.
+/// A matrix-vector kernel; for a norm there are some for one row only.
 pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> matvec::MatVec {
     let batch = params.batch.next_power_of_two();
-    if let Some(name) = kernels.choices().matvec.get(&matvec_class(format, params))
+    let choices = kernels.choices();
+    // The class is a text: not worth making for every launch where nothing was chosen.
+    if !choices.matvec.is_empty()
+        && let Some(name) = choices.matvec.get(&matvec_class(format, params))
         && let Some(kernel) = by_name(name)
         && (kernel.format, kernel.batch) == (format, batch)
         && kernel.takes_columns(params.columns as usize)
         && kernels.meets(&Kernel::MatVec(kernel).needs())
     {
+        return behind_norm(kernel, params);
+    }
+    let mut kernel = by_shape(format, batch, params.rows, reduce(kernels, 16));
+    if !kernel.takes_columns(params.columns as usize) {
+        // Those without plane operations take every number of whole blocks.
+        kernel = by_shape(format, batch, params.rows, Reduce::Shared(16));
+    }
+    behind_norm(kernel, params)
+}
+
+/// The kernel behind a norm, where there is to be one, that is most like this one.
+fn behind_norm(kernel: matvec::MatVec, params: &matvec::Params) -> matvec::MatVec {
+    if params.norm.is_none() {
         return kernel;
     }
-    let kernel = by_shape(format, batch, params.rows, reduce(kernels, 16));
-    if kernel.takes_columns(params.columns as usize) {
-        return kernel;
-    }
-    // Those without plane operations take every number of whole blocks.
-    by_shape(format, batch, params.rows, Reduce::Shared(16))
+    // Those that the table has.
+    let by_two = matches!(kernel.reduce, Reduce::Shared(_)) || (params.gated && kernel.rows == 1);
+    let rows = if by_two { 2 } else { kernel.rows };
+    matvec::MatVec { normed: true, groups: 4, rows, ..kernel }
 }
 
 /// The shape that suits so many rows of the weight.
@@ -88,7 +104,7 @@ fn by_shape(format: Format, batch: u32, rows: u32, reduce: Reduce) -> matvec::Ma
         | (Reduce::Shared(_), 1..8, ..) => 2,
         _ => 1,
     };
-    matvec::MatVec { format, batch, groups: 4, rows, reduce }
+    matvec::MatVec { format, batch, groups: 4, rows, reduce, normed: false }
 }
 
 /// The matrix-vector kernel of the table that has this name.
@@ -113,6 +129,9 @@ pub fn splits(kernels: &Kernels, dim: u32, f16: bool, params: &attention::Params
         && let Some(&splits) = choices.attention.get(&attention_class(dim, f16, params))
     {
         return splits.clamp(1, attention::MAX_SPLITS);
+    }
+    if params.keys <= FEW_KEYS {
+        return 1;
     }
     let heads = params.batch * params.kv_heads * params.rows_per_kv_head().div_ceil(8);
     let wanted = BUSY_DECODING.div_ceil(heads);

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 #[cfg(feature = "cuda")]
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cubecl::{
@@ -221,6 +222,18 @@ impl Kernels {
     /// Uploads bytes.
     pub fn upload(&self, bytes: &[u8]) -> Handle {
         with_client!(&self.client, client => client.create_from_slice(bytes))
+    }
+
+    /// Uploads bytes that are many, and those of the caller for good.
+    pub fn upload_at_once(&self, bytes: &Bytes) -> Handle {
+        match &self.gatherer {
+            Some(gatherer) if !bytes.is_empty() => {
+                let handle = self.client.empty(bytes.len().next_multiple_of(4));
+                gatherer.upload(bytes.clone(), handle.clone());
+                handle
+            }
+            _ => self.upload(bytes),
+        }
     }
 
     /// Reads a buffer back.

@@ -20,9 +20,11 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use cubecl::{
     CubeTask, ExecutionMode,
     server::{Binding, ComputeServer, Handle, KernelArguments},
@@ -32,6 +34,7 @@ use cubecl_common::{
     device::Device as _, device_handle::DeviceHandle, future::block_on, stream_id::StreamId,
 };
 use metal_candle_kernels::targets;
+use rayon::prelude::*;
 use wgpu::{BindGroup, Buffer, ComputePipeline};
 
 use super::{
@@ -41,9 +44,14 @@ use super::{
     task::Task,
 };
 
+/// Bytes of an upload that a core writes at a time.
+const WRITTEN_AT_ONCE: usize = 4 << 20;
 /// Launches after which a list is handed over although it is still open: the GPU begins with them
 /// while the host goes on.
 const LAUNCHES_AT_ONCE: usize = 32;
+/// The same of the first part of a list, which the GPU has nothing to do but wait for. Every part is
+/// twice as long as the one before.
+const FIRST_LAUNCHES: usize = 8;
 /// Lists for which a bind group is kept that none of them used: it keeps its buffers alive.
 const KEPT_LISTS: u64 = 256;
 /// Bytes of the pool's buffers at the most.
@@ -62,6 +70,8 @@ struct Listed {
 struct Open {
     gatherer: Arc<Gatherer>,
     launches: Vec<Listed>,
+    /// Launches after which it is handed over.
+    full: usize,
 }
 
 thread_local! {
@@ -118,7 +128,11 @@ impl Gatherer {
         }
         let is_first = OPEN.with_borrow_mut(|open| {
             let is_first = open.is_none();
-            open.get_or_insert_with(|| Open { gatherer: self.clone(), launches: Vec::new() });
+            open.get_or_insert_with(|| Open {
+                gatherer: self.clone(),
+                launches: Vec::new(),
+                full: FIRST_LAUNCHES,
+            });
             is_first
         });
         let _close = is_first.then_some(Close);
@@ -143,7 +157,11 @@ impl Gatherer {
         let is_full = OPEN.with_borrow_mut(|open| {
             let Some(open) = open else { return false };
             open.launches.push(launch);
-            open.launches.len() >= LAUNCHES_AT_ONCE
+            let is_full = open.launches.len() >= open.full;
+            if is_full {
+                open.full = (2 * open.full).min(LAUNCHES_AT_ONCE);
+            }
+            is_full
         });
         if is_full {
             submit();
@@ -155,6 +173,38 @@ impl Gatherer {
     pub(super) fn buffer(&self, client: &Client, bytes: usize) -> Handle {
         let address = std::ptr::from_ref(self).addr();
         POOLS.with_borrow_mut(|pools| pools.entry(address).or_default().take(bytes, client))
+    }
+
+    /// Writes bytes to a buffer in a few large parts, by all cores: a transfer takes tens of microseconds
+    /// however small it is, and CubeCL's are one thread's.
+    pub(super) fn upload(&self, bytes: Bytes, to: Handle) {
+        submit();
+        let queue = self.queue.queue.clone();
+        self.server.submit(move |server| {
+            // What used that memory before comes first.
+            flush(server);
+            let found = ComputeServer::get_resource(server, to.binding(), StreamId::current());
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => return tracing::error!(%error, "not uploaded"),
+            };
+            let place = found.resource();
+            let whole = bytes.len() / wgpu::COPY_BUFFER_ALIGNMENT as usize
+                * wgpu::COPY_BUFFER_ALIGNMENT as usize;
+            let view = |(i, part): (usize, &[u8])| {
+                let offset = place.offset + (i * WRITTEN_AT_ONCE) as u64;
+                let size = NonZeroU64::new(part.len() as u64)?;
+                queue.write_buffer_with(&place.buffer, offset, size)
+            };
+            let parts = bytes[..whole].par_chunks(WRITTEN_AT_ONCE).enumerate();
+            parts.for_each(|part| {
+                if let Some(mut view) = view(part) {
+                    view.copy_from_slice(part.1);
+                }
+            });
+            queue.submit([]);
+        });
+        self.server.flush_queue();
     }
 
     /// Compiles a kernel at its first use.

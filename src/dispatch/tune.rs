@@ -223,12 +223,15 @@ impl<'a> Tuner<'a> {
         let copies = WORKING_SET.div_ceil(bytes).clamp(1, 64);
         let weights = Noise::default().buffers(self.kernels, bytes + 4, copies);
         let x = Noise::default().buffers(self.kernels, columns * params.batch as usize * 4, 1);
+        let added = Noise::default().buffers(self.kernels, rows * params.batch as usize * 4, 1);
         let out = self.kernels.empty(rows * params.batch as usize * 4);
         let moved = bytes + (columns + rows) * params.batch as usize * 4;
         let mut timings = Vec::new();
         for kernel in table() {
             let Kernel::MatVec(variant) = kernel else { continue };
             if variant.format != format
+                || variant.normed != params.norm.is_some()
+                || (params.gated && !variant.takes_gates())
                 || variant.batch != params.batch.next_power_of_two()
                 || !variant.takes_columns(columns)
                 || !self.kernels.meets(&kernel.needs())
@@ -237,17 +240,13 @@ impl<'a> Tuner<'a> {
                 continue;
             }
             let seconds = self.time(|i| {
-                let weight = &weights[i % copies];
+                let mut inputs = vec![&weights[i % copies], &x[0]];
+                // The gain of the norm.
+                inputs.extend(variant.normed.then_some(&x[0]));
+                inputs.push(&added[0]);
+                let cubes = variant.cubes(params.rows);
                 // SAFETY: the buffers were made for these parameters.
-                unsafe {
-                    self.kernels.launch(
-                        kernel,
-                        variant.cubes(params.rows),
-                        &[weight, &x[0], &x[0]],
-                        params.words(),
-                        &[&out],
-                    )
-                }
+                unsafe { self.kernels.launch(kernel, cubes, &inputs, params.words(), &[&out]) }
             })?;
             timings.push(Timing { kernel: kernel.name(), seconds, bytes: moved as u64 });
         }
@@ -295,6 +294,9 @@ impl<'a> Tuner<'a> {
                         params.words(),
                         &[&vectors, &ends],
                     )?;
+                    if splits == 1 {
+                        return Ok(());
+                    }
                     self.kernels.launch(
                         Kernel::Merge(merge),
                         merge.cubes(&params),

@@ -12,7 +12,7 @@ use crate::{
     backend::{AttentionOptions, Backend, CacheError, RopeOrder, RotaryStep},
     nn::{
         Active, Attention, Embedding, Linear, LoadError, RmsNorm, RopeFrequencies, RopeScaling,
-        SwiGluMlp, Weights,
+        Stream, SwiGluMlp, Weights,
     },
 };
 
@@ -37,18 +37,15 @@ impl<B: Backend> Block<B> {
         })
     }
 
-    /// The stream and what is to be added to it, before the layer and after.
     fn forward(
         &self,
-        (x, add): (Tensor<B, 2>, Option<Tensor<B, 2>>),
+        stream: &mut Stream<B>,
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
         adapters: &Active<'_, B>,
-    ) -> Result<(Tensor<B, 2>, Option<Tensor<B, 2>>), ModelError> {
-        let [x, normed] = self.attention_norm.forward_after(x, add);
-        let attended = self.attention.forward(normed, step, cache, adapters)?;
-        let [x, normed] = self.mlp_norm.forward_after(x, Some(attended));
-        Ok((x, Some(self.mlp.forward(normed, adapters)?)))
+    ) -> Result<(), ModelError> {
+        self.attention.forward(&self.attention_norm, stream, step, cache, adapters)?;
+        Ok(self.mlp.forward(&self.mlp_norm, stream, adapters)?)
     }
 }
 
@@ -134,22 +131,21 @@ impl<B: Backend> Decoder<B> {
         adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         let steps = self.begin(tokens, cache.as_deref())?;
-        let mut show = |state, x: &Tensor<B, 2>, add: Option<&Tensor<B, 2>>| {
-            observe(&mut observer, state, x, add, tokens.batch());
+        let mut show = |state, sum: &dyn Fn() -> Tensor<B, 2>| {
+            observe(&mut observer, state, sum, tokens.batch());
         };
         let activations = B::activation_dtype(self.dtype);
         let ids = tokens.ids();
         let embedded = self.layers.embedding.forward(ids, &self.device, activations, adapters)?;
-        let mut x = (embedded, None);
-        show(HiddenState::Embedding, &x.0, None);
+        let mut stream = Stream::new(embedded);
+        show(HiddenState::Embedding, &|| stream.sum());
         for (i, block) in self.layers.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| cache.layer_mut(i));
-            x = block.forward(x, steps.of(i), cache, adapters)?;
-            show(HiddenState::Layer(i), &x.0, x.1.as_ref());
+            block.forward(&mut stream, steps.of(i), cache, adapters)?;
+            show(HiddenState::Layer(i), &|| stream.sum());
         }
-        let select = |x| select_rows(x, tokens, rows);
-        let [_, normed] = self.layers.norm.forward_after(select(x.0), x.1.map(select));
-        show(HiddenState::FinalNorm, &normed, None);
+        let normed = stream.map(|x| select_rows(x, tokens, rows)).normed(&self.layers.norm);
+        show(HiddenState::FinalNorm, &|| normed.clone());
         Ok(normed)
     }
 
@@ -248,17 +244,15 @@ fn rope_frequencies<B: Backend>(
     Ok(RopeFrequencies::new(config.head_dim, config.rope_theta, scaling))
 }
 
-/// Shows the stream, with what is still to be added to it, to whoever observes. The sum is made
-/// only then: the next norm makes its own.
+/// Shows a state to whoever observes. It is made only then.
 fn observe<B: Backend>(
     observer: &mut Option<&mut Observer<'_, B>>,
     state: HiddenState,
-    x: &Tensor<B, 2>,
-    add: Option<&Tensor<B, 2>>,
+    x: &dyn Fn() -> Tensor<B, 2>,
     batch: usize,
 ) {
     let Some(observer) = observer else { return };
-    let x = add.map_or_else(|| x.clone(), |add| x.clone() + add.clone());
+    let x = x();
     let [rows, hidden] = x.dims();
     observer(state, x.reshape([batch, rows / batch, hidden]));
 }

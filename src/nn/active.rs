@@ -6,12 +6,12 @@ use burn::{
 };
 
 use super::{
-    DeltaSet, Matrix,
+    DeltaSet, Matrix, RmsNorm,
     choice::Masks,
     matrix,
     parts::{Gain, Group, Whole},
 };
-use crate::backend::{Backend, PackError, add_bias};
+use crate::backend::{Backend, FusedLinear, PackError, Weight, add_bias};
 
 /// What one pass adds to the layers, ready for its rows.
 #[derive(Debug)]
@@ -19,6 +19,29 @@ pub struct Active<'a, B: Backend> {
     pub(super) set: Option<&'a DeltaSet<B>>,
     pub(super) masks: Option<Masks<B>>,
     pub(super) dropout: f64,
+}
+
+/// What a layer does around its product.
+pub(super) struct Around<'a, B: Backend> {
+    /// Before it.
+    pub norm: Option<&'a RmsNorm<B>>,
+    /// After it.
+    pub residual: Option<&'a Tensor<B, 2>>,
+    /// See [`FusedLinear::gated`].
+    pub gated: bool,
+}
+
+#[allow(clippy::expl_impl_clone_on_copy)] // derived, it would ask the same of B
+impl<B: Backend> Clone for Around<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Around<'_, B> {}
+
+impl<B: Backend> Around<'_, B> {
+    pub const NOTHING: Self = Self { norm: None, residual: None, gated: false };
 }
 
 /// A stored matrix of the base with its bias.
@@ -55,7 +78,49 @@ impl<B: Backend> Active<'_, B> {
     /// [`Backend::gather`].
     pub fn is_part_of_products(&self, rows: usize) -> bool {
         let Some(set) = self.set else { return true };
-        rows == 1 && self.masks.is_none() && self.dropout <= 0.0 && set.is_low_rank_alone()
+        rows == 1 && self.masks.is_none() && self.dropout <= 0.0 && set.has_no_gains()
+    }
+
+    /// The product of a stored matrix with `x`, what changes it, and what is around it, in as few
+    /// operations as there can be; `None` where the backend has none for that.
+    pub(super) fn fused(
+        &self,
+        base: Base<'_, B>,
+        x: &Tensor<B, 2>,
+        around: Around<'_, B>,
+    ) -> Option<Tensor<B, 2>> {
+        let Around { norm, residual, gated } = around;
+        let norm = norm.map(RmsNorm::parts);
+        let (mut bias, mut residual) = (base.bias(), residual.cloned());
+        let mut weight = base.matrix.weight();
+        let group = self.group(base.slot);
+        if group.is_some() && !self.is_part_of_products(x.dims()[0]) {
+            return None;
+        }
+        if let Some((_, whole)) = group.and_then(|group| group.replaced.first()) {
+            weight = Weight::Dense(whole.weight.clone());
+            bias = whole.bias.clone().map(|bias| bias.reshape([-1]));
+        }
+        if let Some(factors) = group.and_then(|group| group.factors.as_ref()) {
+            // What the adapter adds to a single row is what a bias is.
+            let first = FusedLinear {
+                weight: Weight::Dense(factors.a.clone()),
+                norm: norm.clone(),
+                bias: None,
+                residual: None,
+                gated: false,
+            };
+            let second = FusedLinear {
+                weight: Weight::Dense(factors.b.clone()),
+                norm: None,
+                bias: bias.take(),
+                residual: residual.take(),
+                gated: false,
+            };
+            let low = B::fused_linear(&B::fused_linear(x, &first)?, &second)?;
+            bias = Some(low.reshape([-1]));
+        }
+        B::fused_linear(x, &FusedLinear { weight, norm, bias, residual, gated })
     }
 
     /// The product of a stored matrix with `x`, `[rows, in]` to `[rows, out]`, with all that changes

@@ -1,8 +1,8 @@
 //! Grouped-query self-attention with rotary positions.
 
-use burn::{module::Module, tensor::Tensor};
+use burn::module::Module;
 
-use super::{Active, LayerError, Linear, Linears, LoadError, Weights};
+use super::{Active, LayerError, Linear, Linears, LoadError, RmsNorm, Stream, Weights};
 use crate::backend::{Backend, RotaryStep};
 
 /// The extent of an attention layer.
@@ -52,19 +52,21 @@ impl<B: Backend> Attention<B> {
         })
     }
 
-    /// `[batch · len, hidden]` to the same. With a cache, the new keys and values are added to it
-    /// and the positions attend to everything that it then holds.
+    /// Adds to the stream, `[batch · len, hidden]`, what the layer makes of its norm. With a cache, the
+    /// new keys and values are added to it and the positions attend to everything that it then holds.
     ///
     /// # Errors
     /// [`LayerError`] when the cache has no room, or the backend cannot use packed weights.
     pub fn forward(
         &self,
-        x: Tensor<B, 2>,
+        norm: &RmsNorm<B>,
+        stream: &mut Stream<B>,
         step: &RotaryStep<B>,
         cache: Option<&mut B::KvCache>,
         adapters: &Active<'_, B>,
-    ) -> Result<Tensor<B, 2>, LayerError> {
-        let out = B::rotary_attention(self.qkv.forward(x, adapters)?, self.head_dim, step, cache)?;
-        Ok(self.o.forward(out, adapters)?)
+    ) -> Result<(), LayerError> {
+        let projections = self.qkv.of_norm(norm, stream, adapters)?;
+        let out = B::rotary_attention(projections, self.head_dim, step, cache)?;
+        Ok(self.o.add_to(stream, out, adapters)?)
     }
 }

@@ -17,16 +17,16 @@
 //! added; here each refers to the base alone, so that their order does not matter. Of a single
 //! adapter that is the same.
 
-use std::{iter::repeat_n, ops::Range};
+use std::{iter::repeat_n, ops::Range, sync::Arc};
 
-use burn::tensor::{AllocationProperty, Bytes, DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use thiserror::Error;
 
 use super::{
     Slot, Slots, Stored,
     parts::{Factors, Gain, Group, Parts, RowGain, Whole},
 };
-use crate::backend::{Backend, PackError};
+use crate::backend::{Backend, PackError, Parked};
 
 /// Why deltas do not belong to a model or a batch.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -82,8 +82,12 @@ pub struct LowRank<B: Backend> {
 pub struct DeltaSet<B: Backend>(Parts<Tensor<B, 2>>);
 
 /// A [`DeltaSet`] in host memory, in the very form that it has on a device.
-#[derive(Clone, Debug)]
-pub struct HostDeltas(Parts<TensorData>);
+#[derive(Debug)]
+pub struct ParkedDeltas<B: Backend> {
+    /// With the place of each tensor among those that wait.
+    parts: Parts<usize>,
+    tensors: Arc<dyn Parked<B>>,
+}
 
 /// A whole weight that stands instead of a stored matrix of the base.
 #[derive(Clone, Debug)]
@@ -214,11 +218,10 @@ impl<B: Backend> DeltaSet<B> {
         self.0.group(group)
     }
 
-    /// Whether no layer has a gain or is replaced.
-    pub(super) fn is_low_rank_alone(&self) -> bool {
-        self.0.groups.iter().flatten().all(|group| {
-            group.replaced.is_empty() && group.factors.as_ref().is_none_or(|of| of.gain.is_none())
-        })
+    /// Whether no layer has a gain.
+    pub(super) fn has_no_gains(&self) -> bool {
+        let mut factors = self.0.groups.iter().flatten().filter_map(|group| group.factors.as_ref());
+        factors.all(|factors| factors.gain.is_none())
     }
 
     pub(super) fn layouts(&self) -> &[Vec<usize>] {
@@ -240,42 +243,26 @@ impl<B: Backend> DeltaSet<B> {
         Some(Replacement { group, weight: weight.clone(), bias: bias.clone() })
     }
 
-    /// A copy in host memory.
+    /// A copy in host memory, as the backend brings it back fastest.
     ///
     /// # Errors
     /// What the device says when reading fails.
-    pub fn to_host(&self) -> Result<HostDeltas, String> {
-        self.0
-            .try_map(&mut |tensor| {
-                let data = tensor.clone().try_into_data().map_err(|error| error.to_string())?;
-                Ok(shared(data))
-            })
-            .map(HostDeltas)
+    pub fn park(&self, device: &B::Device) -> Result<ParkedDeltas<B>, String> {
+        let mut tensors = Vec::new();
+        let parts = self.0.try_map(&mut |tensor| {
+            tensors.push(tensor.clone().try_into_data().map_err(|error| error.to_string())?);
+            Ok::<_, String>(tensors.len() - 1)
+        })?;
+        Ok(ParkedDeltas { parts, tensors: B::park(tensors, device) })
     }
 }
 
-impl HostDeltas {
+impl<B: Backend> ParkedDeltas<B> {
     /// Back on a device.
-    pub fn to_device<B: Backend>(&self, device: &B::Device) -> DeltaSet<B> {
-        DeltaSet(self.0.map(&mut |data| {
-            let dtype = data.dtype;
-            Tensor::from_data(data.clone(), (device, dtype))
-        }))
+    pub fn to_device(&self, device: &B::Device) -> DeltaSet<B> {
+        let tensors = self.tensors.bring_back(device);
+        DeltaSet(self.parts.map(&mut |&i| tensors[i].clone()))
     }
-}
-
-/// The same bytes, counted by reference: what lies in host memory anyway is used where it is.
-fn shared(mut data: TensorData) -> TensorData {
-    struct Owner(Bytes);
-    impl AsRef<[u8]> for Owner {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    let owned = std::mem::replace(&mut data.bytes, Bytes::from_bytes_vec(Vec::new()));
-    data.bytes =
-        Bytes::from_shared(bytes::Bytes::from_owner(Owner(owned)), AllocationProperty::Other);
-    data
 }
 
 fn as_type<B: Backend>(tensor: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {

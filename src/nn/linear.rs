@@ -5,7 +5,10 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{Active, LoadError, Matrix, SlotKind, Stored, Weights, active::Base};
+use super::{
+    Active, LoadError, Matrix, SlotKind, Stored, Stream, Weights,
+    active::{Around, Base},
+};
 use crate::backend::{Backend, PackError};
 
 /// `x · Wᵀ + b`, with `W` of `[out, in]` as every checkpoint stores it, and what adapters change in it.
@@ -62,6 +65,36 @@ impl<B: Backend> Linear<B> {
         let stored = Stored { matrix: weight.clone(), bias: bias.clone() };
         let slot = weights.add_slots(SlotKind::Linear, tied, stored, layers);
         Self { weight, bias, slot }
+    }
+
+    /// With what comes before it and after it, as one operation, where the backend has one for that.
+    pub(super) fn fused(
+        &self,
+        x: &Tensor<B, 2>,
+        around: Around<'_, B>,
+        adapters: &Active<'_, B>,
+    ) -> Option<Tensor<B, 2>> {
+        let Self { weight: matrix, bias, slot } = self;
+        adapters.fused(Base { slot: *slot, matrix, bias: bias.as_ref() }, x, around)
+    }
+
+    /// Adds `x · Wᵀ + b` to the stream.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn add_to(
+        &self,
+        stream: &mut Stream<B>,
+        x: Tensor<B, 2>,
+        adapters: &Active<'_, B>,
+    ) -> Result<(), PackError> {
+        let around = Around { residual: stream.settled(), ..Around::NOTHING };
+        let fused = around.residual.and_then(|_| self.fused(&x, around, adapters));
+        match fused {
+            Some(sum) => stream.set(sum),
+            None => stream.add(self.forward(x, adapters)?),
+        }
+        Ok(())
     }
 
     /// `[rows, in]` to `[rows, out]`.

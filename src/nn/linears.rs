@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Active, Linear, LoadError, Weights};
+use super::{Active, Linear, LoadError, RmsNorm, Stream, Weights, active::Around};
 use crate::{
     backend::{Backend, PackError},
     formats::RawTensor,
@@ -51,6 +51,60 @@ impl<B: Backend> Linears<B> {
         Ok(Self { groups: groups.collect::<Result<_, _>>()? })
     }
 
+    /// The [`forward`](Self::forward) of the stream's norm.
+    ///
+    /// # Panics
+    /// If there are not `N` layers.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn of_norm<const N: usize>(
+        &self,
+        norm: &RmsNorm<B>,
+        stream: &mut Stream<B>,
+        adapters: &Active<'_, B>,
+    ) -> Result<[Tensor<B, 2>; N], PackError> {
+        let Some(joined) = self.fused(norm, stream, false, adapters) else {
+            return self.forward(stream.normed(norm), adapters);
+        };
+        let mut out = Vec::with_capacity(N);
+        split(joined, &self.groups[0].widths, &mut out);
+        Ok(array(out))
+    }
+
+    /// `silu(gate) · up` of the stream's norm, for the two layers of a gated block.
+    ///
+    /// # Panics
+    /// If there are not two layers.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn gated(
+        &self,
+        norm: &RmsNorm<B>,
+        stream: &mut Stream<B>,
+        adapters: &Active<'_, B>,
+    ) -> Result<Tensor<B, 2>, PackError> {
+        if let Some(gated) = self.fused(norm, stream, true, adapters) {
+            return Ok(gated);
+        }
+        let [gate, up] = self.of_norm(norm, stream, adapters)?;
+        Ok(B::swiglu(gate, up))
+    }
+
+    /// One product with the norm before it, and gates.
+    fn fused(
+        &self,
+        norm: &RmsNorm<B>,
+        stream: &Stream<B>,
+        gated: bool,
+        adapters: &Active<'_, B>,
+    ) -> Option<Tensor<B, 2>> {
+        let [group] = &self.groups[..] else { return None };
+        let around = Around { norm: Some(norm), gated, ..Around::NOTHING };
+        group.joined.fused(stream.settled()?, around, adapters)
+    }
+
     /// `[rows, in]` to `[rows, out]` of each layer.
     ///
     /// # Panics
@@ -68,9 +122,13 @@ impl<B: Backend> Linears<B> {
             let joined = group.joined.forward(x, adapters)?;
             split(joined, &group.widths, &mut out);
         }
-        let found = out.len();
-        Ok(out.try_into().unwrap_or_else(|_| panic!("{found} layers where {N} were asked for")))
+        Ok(array(out))
     }
+}
+
+fn array<T, const N: usize>(layers: Vec<T>) -> [T; N] {
+    let found = layers.len();
+    layers.try_into().unwrap_or_else(|_| panic!("{found} layers where {N} were asked for"))
 }
 
 /// A layer that is about to be stored.

@@ -8,7 +8,7 @@ use burn::{
     tensor::{DType, Tensor, backend::AutodiffBackend},
 };
 
-use crate::backend::{Backend, PackError, PackedStorage};
+use crate::backend::{Backend, PackError, PackedStorage, Weight};
 
 /// `[out, in]`.
 #[derive(Module, Debug)]
@@ -72,6 +72,14 @@ impl<B: Backend> Matrix<B> {
         match self {
             Self::Dense(weight) => Ok(B::dense_linear(x, weight.val(), bias)),
             Self::Packed(weight) => B::packed_linear(x, &weight.0, bias),
+        }
+    }
+
+    /// As the backend takes it.
+    pub(super) fn weight(&self) -> Weight<'_, B> {
+        match self {
+            Self::Dense(weight) => Weight::Dense(weight.val()),
+            Self::Packed(weight) => Weight::Packed(&weight.0),
         }
     }
 

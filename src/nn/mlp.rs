@@ -1,8 +1,8 @@
 //! The gated feed-forward block of Llama and its relatives.
 
-use burn::{module::Module, tensor::Tensor};
+use burn::module::Module;
 
-use super::{Active, Linear, Linears, LoadError, Weights};
+use super::{Active, Linear, Linears, LoadError, RmsNorm, Stream, Weights};
 use crate::backend::{Backend, PackError};
 
 /// `down(silu(gate(x)) · up(x))`.
@@ -33,16 +33,17 @@ impl<B: Backend> SwiGluMlp<B> {
         })
     }
 
-    /// `[rows, hidden]` to `[rows, hidden]`.
+    /// Adds to the stream what the block makes of its norm.
     ///
     /// # Errors
     /// [`PackError`] where the backend cannot use packed weights.
     pub fn forward(
         &self,
-        x: Tensor<B, 2>,
+        norm: &RmsNorm<B>,
+        stream: &mut Stream<B>,
         adapters: &Active<'_, B>,
-    ) -> Result<Tensor<B, 2>, PackError> {
-        let [gate, up] = self.gate_up.forward(x, adapters)?;
-        self.down.forward(B::swiglu(gate, up), adapters)
+    ) -> Result<(), PackError> {
+        let gated = self.gate_up.gated(norm, stream, adapters)?;
+        self.down.add_to(stream, gated, adapters)
     }
 }

@@ -24,6 +24,11 @@ impl<B: Backend> RmsNorm<B> {
         Ok(Self { weight: weights.param("weight", [dim])?, epsilon })
     }
 
+    /// The weight and epsilon, for who computes it.
+    pub(super) fn parts(&self) -> (Tensor<B, 1>, f64) {
+        (self.weight.val(), self.epsilon)
+    }
+
     /// The stream after `add` has been added to it, and its norm: `[rows, dim]` each.
     pub fn forward_after(&self, x: Tensor<B, 2>, add: Option<Tensor<B, 2>>) -> [Tensor<B, 2>; 2] {
         match add {

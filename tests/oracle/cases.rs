@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write as _};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use half::f16;
 use metal_candle::{
-    backend::{AttentionOptions, Backend, HostPacked, KvCache, KvCacheShape, RopeOrder},
+    backend::{
+        AttentionOptions, Backend, FusedLinear, HostPacked, KvCache, KvCacheShape, RopeOrder,
+        Weight,
+    },
     formats::RandomWeights,
     quant::{self, Encoding},
 };
@@ -44,13 +47,14 @@ pub struct Oracle {
 impl EveryBackend for Oracle {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
         let rounds = label.ends_with("cpu");
+        let (tf32, fuses) = (label == "cuda", label == "cuda" || label.starts_with("wgpu"));
         for dtype in [DType::F32, DType::F16] {
             if !B::supports_dtype(device, dtype) {
                 assert_eq!(dtype, DType::F16, "f32 is not optional");
                 self.cases.insert(("(f16 is not supported here)", "f16"), (0, 0.0));
                 continue;
             }
-            Run::<B> { oracle: self, device, dtype, rounds, tf32: label == "cuda" }.all();
+            Run::<B> { oracle: self, device, dtype, rounds, tf32, fuses }.all();
         }
     }
 }
@@ -127,11 +131,14 @@ struct Run<'a, B: Backend> {
     rounds: bool,
     /// Whether burn's products of f32 round to TF32.
     tf32: bool,
+    /// Whether products have what is around them in one operation.
+    fuses: bool,
 }
 
 impl<B: Backend> Run<'_, B> {
     fn all(&mut self) {
         self.linear();
+        self.fused_linear();
         self.embedding();
         self.rms_norm();
         self.swiglu();
@@ -218,6 +225,94 @@ impl<B: Backend> Run<'_, B> {
                 }
             }
         }
+    }
+
+    /// Products with what is around them, where a backend has such operations.
+    fn fused_linear(&mut self) {
+        const EPSILON: f64 = 1e-5;
+        if self.dtype != DType::F32 {
+            return;
+        }
+        let f16 = B::supports_dtype(self.device, DType::F16).then_some(Encoding::F16);
+        let encodings = [Some(Encoding::F32), f16, Some(Encoding::Q8_0), Some(Encoding::Q4_K)];
+        for (inputs, outputs) in [(64usize, 6), (256, 34), (2304, 10)] {
+            let fits = |encoding: &Encoding| inputs.is_multiple_of(encoding.block_len());
+            for encoding in encodings.into_iter().flatten().filter(fits) {
+                let dense = match encoding {
+                    Encoding::F32 => Some(DType::F32),
+                    Encoding::F16 => Some(DType::F16),
+                    _ => None,
+                };
+                let (packed, w) = if dense.is_some() {
+                    (None, self.oracle.values(outputs * inputs))
+                } else {
+                    let (host, values) = self.blocks_of(encoding, outputs, inputs);
+                    (Some(B::pack(host, self.device)), values)
+                };
+                for rows in [1, 3, 8] {
+                    let x = self.oracle.values(rows * inputs);
+                    let (gain, bias) = (self.oracle.values(inputs), self.oracle.values(outputs));
+                    let residual = self.oracle.values(rows * outputs);
+                    for (norm, add, gated) in [
+                        (false, "residual", false),
+                        (true, "", false),
+                        (true, "bias", false),
+                        (true, "", true),
+                        (true, "bias", true),
+                    ] {
+                        let (has_bias, has_residual) = (add == "bias", add == "residual");
+                        let operation = FusedLinear::<B> {
+                            weight: match (&packed, dense) {
+                                (Some(packed), _) => Weight::Packed(packed),
+                                (None, dtype) => Weight::Dense(self.tensor_as(
+                                    &w,
+                                    [outputs, inputs],
+                                    dtype.unwrap_or(DType::F32),
+                                )),
+                            },
+                            norm: norm.then(|| (self.tensor(&gain, [inputs]), EPSILON)),
+                            bias: has_bias.then(|| self.tensor(&bias, [outputs])),
+                            residual: has_residual.then(|| self.tensor(&residual, [rows, outputs])),
+                            gated,
+                        };
+                        let got = B::fused_linear(&self.tensor(&x, [rows, inputs]), &operation);
+                        // GPUs have it for one row; without a norm, for a few.
+                        assert_eq!(got.is_some(), self.fuses && (rows == 1 || !norm));
+                        let Some(got) = got else { continue };
+                        let x = if norm { plain::rms_norm(&x, &gain, EPSILON) } else { x.clone() };
+                        let mut want = plain::linear(&x, &w, has_bias.then_some(&bias), inputs);
+                        if has_residual {
+                            want.iter_mut().zip(&residual).for_each(|(sum, add)| *sum += add);
+                        }
+                        if gated {
+                            let halves = want.chunks(outputs).map(|row| row.split_at(outputs / 2));
+                            want = halves.flat_map(|(gate, up)| plain::swiglu(gate, up)).collect();
+                        }
+                        let name = encoding.name();
+                        let case = format!("{rows}x{inputs}x{outputs} {name} {norm} {add} {gated}");
+                        self.check("fused_linear", &case, got, &want);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Random blocks of a weight, and their values.
+    fn blocks_of(
+        &mut self,
+        encoding: Encoding,
+        outputs: usize,
+        inputs: usize,
+    ) -> (HostPacked, Vec<f64>) {
+        let bytes = if encoding.block_len() > 32 || encoding == Encoding::MXFP4 {
+            RandomWeights::new(1, encoding).tensor("w", &[outputs, inputs]).bytes.to_vec()
+        } else {
+            self.blocks(encoding, outputs * inputs)
+        };
+        let mut weight = vec![0.0f32; outputs * inputs];
+        quant::dequantize(encoding, &bytes, &mut weight).expect("valid blocks");
+        let host = HostPacked::new(bytes, [outputs, inputs], encoding).expect("shape");
+        (host, weight.into_iter().map(f64::from).collect())
     }
 
     fn embedding(&mut self) {
@@ -475,15 +570,7 @@ impl<B: Backend> Run<'_, B> {
         for encoding in Encoding::ALL {
             let fits = |shape: &&(_, usize, _)| shape.1.is_multiple_of(encoding.block_len());
             for &(rows, inputs, outputs) in SHAPES.iter().filter(fits) {
-                let bytes = if encoding.block_len() > 32 || encoding == Encoding::MXFP4 {
-                    RandomWeights::new(1, encoding).tensor("w", &[outputs, inputs]).bytes.to_vec()
-                } else {
-                    self.blocks(encoding, outputs * inputs)
-                };
-                let mut weight = vec![0.0f32; outputs * inputs];
-                quant::dequantize(encoding, &bytes, &mut weight).expect("valid blocks");
-                let weight: Vec<f64> = weight.into_iter().map(f64::from).collect();
-                let host = HostPacked::new(bytes, [outputs, inputs], encoding).expect("shape");
+                let (host, weight) = self.blocks_of(encoding, outputs, inputs);
                 let packed = B::pack(host, self.device);
                 let case = format!("{} {rows}x{inputs}x{outputs}", encoding.name());
 

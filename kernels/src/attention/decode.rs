@@ -5,7 +5,8 @@
 //! added by exchange within a plane, or through shared memory.
 //!
 //! Buffers: q `[batch, len, heads, dim]`, keys, values `[batch, kv_heads, capacity, dim]`, padding
-//! `[batch]`, `params`; for each row and part its unnormalised vector, and its maximum and sum.
+//! `[batch]`, `params`; for each row and part its unnormalised vector, and its maximum and sum. One
+//! part of all keys is the result: nothing is left to merge.
 
 use cubecl::prelude::*;
 use half::f16;
@@ -359,6 +360,12 @@ fn decode<C: Float>(
                 total_weight += sums[i * groups + g] * weight;
                 let from = i * comptime!(2 * threads) + comptime!(g * 2 * lanes) + vector;
                 value += vectors[from] * F4::new(weight);
+            }
+            if splits == 1 {
+                // A row that sees no key gives zeros.
+                let is_empty = total_weight == 0.0f32;
+                let factor = 1.0f32 / select(is_empty, 1.0f32, total_weight);
+                value *= F4::new(select(is_empty, 0.0f32, factor));
             }
             parts[place * comptime!(dim / 4) + vector] = value;
             if vector == 0 {

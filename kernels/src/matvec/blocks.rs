@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{MatVec, PADDED, finish, first_row};
+use super::{MatVec, PADDED, finish, first_row, row_at};
 use crate::{
     blocks::{PIECE, Piece, decode, empty_piece, fetch, run_start, settle},
     common::{Builder, F4, U4},
@@ -54,11 +54,14 @@ impl MatVec {
     }
 }
 
-/// Stages columns `from..from + count` of every row of `x`.
+/// Stages columns `from..from + count` of every row of `x`, and sums their squares, where there is a
+/// norm: each by the thread that reads it.
 #[cube]
 fn stage(
     shared: &mut SharedMemory<F4>,
+    sums: &mut Array<f32>,
     x: &Array<F4>,
+    gain: &Array<F4>,
     x_first: usize,
     columns: usize,
     from: usize,
@@ -74,7 +77,14 @@ fn stage(
         let mut v = UNIT_POS_X as usize;
         while v < count / 4 {
             let place = (v / 8) * comptime!(PADDED / 4) + v % 8;
-            shared[comptime!(m * tile / PIECE * PADDED / 4) + place] = x[base + v];
+            let mut value = x[base + v];
+            if comptime!(kernel.normed) {
+                let square = value * value;
+                sums[comptime!(kernel.products())] +=
+                    (square[0] + square[1]) + (square[2] + square[3]);
+                value *= gain[from / 4 + v];
+            }
+            shared[comptime!(m * tile / PIECE * PADDED / 4) + place] = value;
             v += comptime!(kernel.threads() as usize);
         }
     }
@@ -220,7 +230,8 @@ fn matvec(
     weight: &Array<u32>,
     wide: &Array<U4>,
     x: &Array<F4>,
-    bias: &Array<f32>,
+    gain: &Array<F4>,
+    add: &Array<f32>,
     params: &Array<u32>,
     out: &mut Array<f32>,
     #[comptime] kernel: MatVec,
@@ -245,17 +256,16 @@ fn matvec(
     let mut shared = SharedMemory::<F4>::new(comptime!(
         kernel.tile() * kernel.batch as usize / PIECE * PADDED / 4
     ));
-    let mut sums = Array::<f32>::new(comptime!((kernel.rows * kernel.batch) as usize));
+    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
     #[unroll]
-    for i in 0..comptime!((kernel.rows * kernel.batch) as usize) {
+    for i in 0..comptime!(kernel.sums()) {
         sums[i] = 0.0f32;
     }
-    // Rows behind the end repeat the last one, and are not written.
     let row_bytes = columns / comptime!(format.block_len()) * bytes;
     let mut starts = Array::<usize>::new(row_count);
     #[unroll]
     for r in 0..row_count {
-        starts[r] = min(first + r, rows - 1) * row_bytes;
+        starts[r] = row_at(first, rows, params, r, kernel) * row_bytes;
     }
 
     let at_once = comptime!(kernel.rows_at_once());
@@ -269,7 +279,7 @@ fn matvec(
         let last = count / comptime!(PIECE * kernel.together()) - 1;
         // The first pieces are on their way while `x` is staged.
         read(weight, wide, &starts, from, lane, last, &mut words, 0usize, kernel);
-        stage(&mut shared, x, x_first, columns, from, count, batch, kernel);
+        stage(&mut shared, &mut sums, x, gain, x_first, columns, from, count, batch, kernel);
         let mut t = lane;
         while t <= last {
             #[unroll]
@@ -328,20 +338,21 @@ fn matvec(
         }
         from += tile;
     }
-    finish(&mut sums, bias, out, first, rows, params, kernel);
+    finish(&mut sums, add, out, first, params, kernel);
 }
 
 pub(super) fn expand(b: &mut Builder, kernel: MatVec) {
     let w = if kernel.format.is_wide() { b.input::<U4>() } else { b.input::<u32>() };
-    let (x, bias, params) = (b.input::<F4>(), b.input::<f32>(), b.input::<u32>());
-    let out = b.output::<f32>();
-    let scope = &mut b.inner.scope;
+    let x = b.input::<F4>();
+    let gain = if kernel.normed { b.input::<F4>() } else { x.clone() };
+    let (add, params, out) = (b.input::<f32>(), b.input::<u32>(), b.output::<f32>());
     matvec::expand(
-        scope,
+        &mut b.inner.scope,
         w.clone().into(),
         w.into(),
         x.into(),
-        bias.into(),
+        gain.into(),
+        add.into(),
         params.into(),
         out.into(),
         kernel,

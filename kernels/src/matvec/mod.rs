@@ -1,5 +1,14 @@
-//! `out[m, r] = Σ_k weight[r, k] · x[m, k] (+ bias[r])` for a few rows `m` of `x`: what a decode step
+//! `out[m, r] = Σ_k weight[r, k] · x[m, k] (+ add[r])` for a few rows `m` of `x`: what a decode step
 //! spends its time in. It is bound by reading the weights, once each.
+//!
+//! What a layer does around a product is a part of it, for each launch costs a GPU as much as reading
+//! some megabytes ([`Params`] says what a launch does):
+//! - a bias, or a residual of the result's own shape, is added;
+//! - `x` may go through a root-mean-square norm first, in kernels of their own for one row
+//!   ([`MatVec::normed`]): it is multiplied with the norm's gain as it is staged, its squares are summed
+//!   beside the products, and the sums are divided at the end;
+//! - in these, the rows of the weight may be gates and, behind all gates, what they gate:
+//!   `out[m, r] = silu(gate[m, r]) · up[m, r]`.
 //!
 //! A group of threads computes `rows` rows of the weight; a cube has `groups` groups.
 //! - Plain weights: a thread reads four values at a time, neighbours reading neighbours, and takes `x`
@@ -33,10 +42,24 @@ pub struct MatVec {
     pub rows: u32,
     /// How a group adds up.
     pub reduce: Reduce,
+    /// Whether `x` goes through a norm: one row.
+    pub normed: bool,
 }
 
-/// The sizes of one launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What is added to a product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Add {
+    /// Nothing; its buffer is not read.
+    #[default]
+    Nothing,
+    /// A bias, `[rows]`.
+    Bias,
+    /// A value for each of the products: of the same rows as `x`, `[.., rows]`.
+    Each,
+}
+
+/// The sizes of one launch, and what it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Params {
     /// Rows of the weight.
     pub rows: u32,
@@ -46,21 +69,29 @@ pub struct Params {
     pub batch: u32,
     /// The first of those rows, in `x` and in the result.
     pub first: u32,
-    /// Whether a bias is added; where none is, its buffer is not read.
-    pub bias: bool,
+    /// What is added.
+    pub add: Add,
+    /// What is added to the mean square of `x`, where it goes through a norm.
+    pub norm: Option<f32>,
+    /// Behind a norm: whether the first half of the weight's rows are gates of the second half.
+    pub gated: bool,
 }
 
 impl Params {
     /// As the kernel reads them.
     pub fn words(&self) -> Vec<u32> {
-        vec![self.rows, self.columns, self.batch, self.bias as u32, self.first]
+        let half = if self.gated { self.rows / 2 } else { 0 };
+        let mut words = vec![self.rows, self.columns, self.batch, self.add as u32, self.first];
+        words.extend(self.norm.map(|epsilon| [half, epsilon.to_bits()]).into_iter().flatten());
+        words
     }
 }
 
 impl MatVec {
     pub(crate) fn name(self) -> String {
-        let Self { format, batch, groups, rows, reduce } = self;
-        format!("matvec_{}_b{batch}_g{groups}r{rows}_{}", format.name(), reduce.name())
+        let Self { format, batch, groups, rows, reduce, normed } = self;
+        let norm = if normed { "norm_" } else { "" };
+        format!("{norm}matvec_{}_b{batch}_g{groups}r{rows}_{}", format.name(), reduce.name())
     }
 
     pub(crate) fn needs(self) -> Needs {
@@ -85,6 +116,11 @@ impl MatVec {
         columns > 0 && columns.is_multiple_of(self.columns_step())
     }
 
+    /// Whether it can have gates: a group computes a gate and what it gates.
+    pub const fn takes_gates(self) -> bool {
+        self.normed && self.rows.is_multiple_of(2)
+    }
+
     /// Threads in a cube.
     pub const fn threads(self) -> u32 {
         self.groups * self.reduce.threads()
@@ -103,46 +139,134 @@ impl MatVec {
         rows.div_ceil(self.groups * self.rows)
     }
 
-    /// Buffers: weight, `x`, bias, `params`; out.
+    /// Buffers: weight, `x`, gain of the norm (if any), what is added, `params`; out.
     pub(crate) fn define(self) -> KernelDefinition {
         let mut b = Builder::new();
         let expand = if self.format.is_packed() { blocks::expand } else { plain::expand };
         expand(&mut b, self);
         b.finish(self.threads(), &self.name())
     }
+
+    /// Products that a group makes: one for each row of the weight and of `x`.
+    const fn products(self) -> usize {
+        (self.rows * self.batch) as usize
+    }
+
+    /// The same, and the squares of a row of `x` that has a norm.
+    const fn sums(self) -> usize {
+        self.products() + self.normed as usize
+    }
 }
 
-/// Adds the groups' sums up, adds the bias and writes.
+/// The row of the weight at place `r` of a group. Places behind the end repeat the last row, and are
+/// not written. With gates, a gate and what it gates take turns.
+#[cube]
+fn row_at(
+    first: usize,
+    rows: usize,
+    params: &Array<u32>,
+    #[comptime] r: usize,
+    #[comptime] kernel: MatVec,
+) -> usize {
+    let mut row = min(first + r, rows - 1);
+    if comptime!(kernel.takes_gates()) {
+        let half = params[5] as usize;
+        let pair = min(first / 2 + comptime!(r / 2), max(half, 1) - 1);
+        row = select(half > 0, pair + comptime!(r % 2) * half, row);
+    }
+    row
+}
+
+/// What the products are multiplied with for the norm of `x`: each thread has summed the squares of
+/// what it staged.
+#[cube]
+fn norm_factor(sums: &Array<f32>, params: &Array<u32>, #[comptime] kernel: MatVec) -> f32 {
+    let mut factor = 1.0f32;
+    if comptime!(kernel.normed) {
+        let groups = comptime!(kernel.groups as usize);
+        let mut shared = SharedMemory::<f32>::new(groups);
+        if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
+            let group = (UNIT_POS_X / comptime!(kernel.reduce.threads())) as usize;
+            shared[group] = sums[comptime!(kernel.products())];
+        }
+        sync_cube();
+        let mut total = 0.0f32;
+        #[unroll]
+        for group in 0..groups {
+            total += shared[group];
+        }
+        let mean = total / f32::cast_from(params[1]);
+        factor = 1.0f32 / (mean + f32::reinterpret(params[6])).sqrt();
+    }
+    factor
+}
+
+/// A product with what is added to it.
+#[cube]
+fn added(
+    product: f32,
+    add: &Array<f32>,
+    row: usize,
+    m: usize,
+    rows: usize,
+    params: &Array<u32>,
+) -> f32 {
+    let mut sum = product;
+    if params[3] == 1 {
+        sum += add[row];
+    }
+    if params[3] == 2 {
+        sum += add[(params[4] as usize + m) * rows + row];
+    }
+    sum
+}
+
+/// Adds the groups' sums up, does what comes after the products, and writes.
 #[cube]
 fn finish(
     sums: &mut Array<f32>,
-    bias: &Array<f32>,
+    add: &Array<f32>,
     out: &mut Array<f32>,
     first_row: usize,
-    rows: usize,
     params: &Array<u32>,
     #[comptime] kernel: MatVec,
 ) {
+    let rows = params[0] as usize;
     let batch = params[2] as usize;
-    let has_bias = params[3] != 0;
     let x_first = params[4] as usize;
-    let count = comptime!((kernel.rows * kernel.batch) as usize);
-    crate::common::group_sums(sums, count, comptime!(kernel.groups as usize), kernel.reduce);
+    let groups = comptime!(kernel.groups as usize);
+    crate::common::group_sums(sums, comptime!(kernel.sums()), groups, kernel.reduce);
+    let factor = norm_factor(sums, params, kernel);
+    let mut half = 0usize.runtime();
+    if comptime!(kernel.takes_gates()) {
+        half = params[5] as usize;
+    }
     if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
         #[unroll]
         for r in 0..comptime!(kernel.rows as usize) {
             let row = first_row + r;
-            if row < rows {
-                let mut add = 0.0f32;
-                if has_bias {
-                    add = bias[row];
-                }
+            if half == 0 && row < rows {
                 #[unroll]
                 for m in 0..comptime!(kernel.batch as usize) {
                     if m < batch {
-                        out[(x_first + m) * rows + row] =
-                            sums[comptime!(r * kernel.batch as usize + m)] + add;
+                        let product = sums[comptime!(r * kernel.batch as usize + m)] * factor;
+                        let sum = added(product, add, row, m, rows, params);
+                        out[(x_first + m) * rows + row] = sum;
                     }
+                }
+            }
+        }
+        if comptime!(kernel.takes_gates()) {
+            #[unroll]
+            for pair in 0..comptime!(kernel.rows as usize / 2) {
+                let row = first_row / 2 + pair;
+                // Nothing is below 0.
+                if row < half {
+                    let gate = sums[comptime!(2 * pair)] * factor;
+                    let up = sums[comptime!(2 * pair + 1)] * factor;
+                    let gate = added(gate, add, row, 0, rows, params);
+                    let up = added(up, add, row + half, 0, rows, params);
+                    out[x_first * half + row] = crate::swiglu::gated(gate, up);
                 }
             }
         }

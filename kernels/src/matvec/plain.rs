@@ -4,7 +4,7 @@
 use cubecl::prelude::*;
 use half::f16;
 
-use super::{MatVec, finish, first_row};
+use super::{MatVec, finish, first_row, row_at};
 use crate::{
     Format,
     common::{Builder, F4},
@@ -22,7 +22,7 @@ fn dot4(a: F4, b: F4) -> f32 {
 fn matvec<W: Float>(
     weight: &Array<Vector<W, Const<4>>>,
     x: &Array<F4>,
-    bias: &Array<f32>,
+    add: &Array<f32>,
     params: &Array<u32>,
     out: &mut Array<f32>,
     #[comptime] kernel: MatVec,
@@ -38,16 +38,15 @@ fn matvec<W: Float>(
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(kernel);
 
-    let mut sums = Array::<f32>::new(comptime!((kernel.rows * kernel.batch) as usize));
+    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
     #[unroll]
-    for i in 0..comptime!((kernel.rows * kernel.batch) as usize) {
+    for i in 0..comptime!(kernel.sums()) {
         sums[i] = 0.0f32;
     }
-    // Rows behind the end repeat the last one, and are not written.
     let mut starts = Array::<usize>::new(row_count);
     #[unroll]
     for r in 0..row_count {
-        starts[r] = min(first + r, rows - 1) * vectors;
+        starts[r] = row_at(first, rows, params, r, kernel) * vectors;
     }
 
     let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
@@ -80,7 +79,103 @@ fn matvec<W: Float>(
         }
         step += comptime!(AHEAD);
     }
-    finish(&mut sums, bias, out, first, rows, params, kernel);
+    finish(&mut sums, add, out, first, params, kernel);
+}
+
+/// Vectors of `x` in shared memory at a time.
+const TILE: usize = 512;
+
+/// Reads vectors of every row, from place `step` of the tile that begins at `from`. A place behind the
+/// end reads the last one, and is not used.
+#[cube]
+fn read<W: Float>(
+    weight: &Array<Vector<W, Const<4>>>,
+    starts: &Array<usize>,
+    from: usize,
+    step: usize,
+    last: usize,
+    held: &mut Array<Vector<W, Const<4>>>,
+    #[comptime] kernel: MatVec,
+) {
+    let threads = comptime!(kernel.reduce.threads() as usize);
+    let lane = UNIT_POS_X as usize % threads;
+    #[unroll]
+    for a in 0..comptime!(AHEAD) {
+        let v = from + min((step + a) * threads + lane, last);
+        #[unroll]
+        for r in 0..comptime!(kernel.rows as usize) {
+            held[comptime!(a * kernel.rows as usize + r)] = weight[starts[r] + v];
+        }
+    }
+}
+
+/// One row of `x`, through a norm.
+#[cube]
+fn normed_matvec<W: Float>(
+    weight: &Array<Vector<W, Const<4>>>,
+    x: &Array<F4>,
+    gain: &Array<F4>,
+    add: &Array<f32>,
+    params: &Array<u32>,
+    out: &mut Array<f32>,
+    #[comptime] kernel: MatVec,
+) {
+    let threads = comptime!(kernel.reduce.threads() as usize);
+    let rows = params[0] as usize;
+    let vectors = params[1] as usize / 4;
+    let x_first = params[4] as usize * vectors;
+    let lane = UNIT_POS_X as usize % threads;
+    let first = first_row(kernel);
+
+    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
+    #[unroll]
+    for i in 0..comptime!(kernel.sums()) {
+        sums[i] = 0.0f32;
+    }
+    let mut starts = Array::<usize>::new(comptime!(kernel.rows as usize));
+    #[unroll]
+    for r in 0..comptime!(kernel.rows as usize) {
+        starts[r] = row_at(first, rows, params, r, kernel) * vectors;
+    }
+    let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
+    let mut shared = SharedMemory::<F4>::new(TILE);
+    let mut from = 0usize.runtime();
+    while from < vectors {
+        let count = min(vectors - from, TILE);
+        // The first ones are on their way while `x` is staged.
+        read::<W>(weight, &starts, from, 0usize, count - 1, &mut held, kernel);
+        sync_cube();
+        let mut v = UNIT_POS_X as usize;
+        while v < count {
+            let value = x[x_first + from + v];
+            sums[comptime!(kernel.products())] += dot4(value, value);
+            shared[v] = value * gain[from + v];
+            v += comptime!(kernel.threads() as usize);
+        }
+        sync_cube();
+        let steps = (count + threads - 1) / threads;
+        let mut step = 0usize.runtime();
+        while step < steps {
+            #[unroll]
+            for a in 0..comptime!(AHEAD) {
+                let place = (step + a) * threads + lane;
+                if place < count {
+                    let part = shared[place];
+                    #[unroll]
+                    for r in 0..comptime!(kernel.rows as usize) {
+                        let w = F4::cast_from(held[comptime!(a * kernel.rows as usize + r)]);
+                        sums[r] += dot4(w, part);
+                    }
+                }
+            }
+            step += comptime!(AHEAD);
+            if step < steps {
+                read::<W>(weight, &starts, from, step, count - 1, &mut held, kernel);
+            }
+        }
+        from += TILE;
+    }
+    finish(&mut sums, add, out, first, params, kernel);
 }
 
 pub(super) fn expand(builder: &mut Builder, kernel: MatVec) {
@@ -93,8 +188,15 @@ pub(super) fn expand(builder: &mut Builder, kernel: MatVec) {
 
 fn expand_as<W: Float>(b: &mut Builder, kernel: MatVec) {
     let w = b.input::<Vector<W, Const<4>>>();
-    let (x, bias, params) = (b.input::<F4>(), b.input::<f32>(), b.input::<u32>());
-    let out = b.output::<f32>();
+    let x = b.input::<F4>();
+    let gain = kernel.normed.then(|| b.input::<F4>());
+    let (add, params, out) = (b.input::<f32>(), b.input::<u32>(), b.output::<f32>());
+    let (w, x, add, params, out) = (w.into(), x.into(), add.into(), params.into(), out.into());
     let scope = &mut b.inner.scope;
-    matvec::expand::<W>(scope, w.into(), x.into(), bias.into(), params.into(), out.into(), kernel);
+    match gain {
+        Some(gain) => {
+            normed_matvec::expand::<W>(scope, w, x, gain.into(), add, params, out, kernel);
+        }
+        None => matvec::expand::<W>(scope, w, x, add, params, out, kernel),
+    }
 }

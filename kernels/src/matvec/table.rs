@@ -5,13 +5,18 @@ use crate::{Format, Kernel, Reduce};
 
 /// For planes of 32 (NVIDIA, Apple, most of AMD): several shapes to choose from. For everything
 /// else one or two, which add up through shared memory. Every one takes time at each build, so the
-/// table has those that were the fastest somewhere.
+/// table has those that were the fastest somewhere. Of those for one row, the ones with four groups
+/// also come behind a norm.
 pub(crate) fn table() -> Vec<Kernel> {
     let mut all = Vec::new();
     for format in Format::ALL {
         for batch in [1, 2, 4, 8] {
             let mut add = |groups, rows, reduce| {
-                all.push(Kernel::MatVec(MatVec { format, batch, groups, rows, reduce }));
+                let kernel = MatVec { format, batch, groups, rows, reduce, normed: false };
+                all.push(Kernel::MatVec(kernel));
+                if batch == 1 && groups == 4 {
+                    all.push(Kernel::MatVec(MatVec { normed: true, ..kernel }));
+                }
             };
             for (groups, rows) in shapes(format, batch) {
                 add(*groups, *rows, Reduce::Plane(32));

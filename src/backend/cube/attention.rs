@@ -131,27 +131,36 @@ impl Context<'_> {
         let Extent { kernels, shape, .. } = &self.extent;
         let dim = shape.head_dim as u32;
         let kernel = choose::decode(kernels, dim, self.extent.f16(), &params)?;
-        let merge = Merge { dim };
         let vectors = tensors::empty(kernels, (params.parts() * dim) as usize);
         let ends = tensors::empty(kernels, params.parts() as usize * 2);
-        let out = tensors::empty(kernels, (params.rows() * dim) as usize);
         let padding = kernels.params(padding(options));
         // SAFETY: the buffers have the extents that the parameters state.
         unsafe {
-            kernels
-                .launch(
-                    Kernel::Decode(kernel),
-                    kernel.cubes(&params),
-                    &[q, self.keys, self.values, &padding],
-                    params.words(),
-                    &[&vectors, &ends],
-                )
-                .ok()?;
-            let joined = Kernel::Merge(merge);
-            kernels
-                .launch(joined, merge.cubes(&params), &[&vectors, &ends], params.words(), &[&out])
-                .ok()?;
+            kernels.launch(
+                Kernel::Decode(kernel),
+                kernel.cubes(&params),
+                &[q, self.keys, self.values, &padding],
+                params.words(),
+                &[&vectors, &ends],
+            )
         }
+        .ok()?;
+        if params.splits == 1 {
+            return Some(vectors);
+        }
+        let merge = Merge { dim };
+        let out = tensors::empty(kernels, (params.rows() * dim) as usize);
+        // SAFETY: likewise.
+        unsafe {
+            kernels.launch(
+                Kernel::Merge(merge),
+                merge.cubes(&params),
+                &[&vectors, &ends],
+                params.words(),
+                &[&out],
+            )
+        }
+        .ok()?;
         Some(out)
     }
 

@@ -8,16 +8,20 @@ mod attention;
 mod kv_cache;
 mod ops;
 mod packed;
+mod parked;
 mod tensors;
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::{CubeBackend, CubeRuntime};
 pub use kv_cache::CubeKvCache;
 pub use packed::{CubePacked, DeviceBlocks};
 
-use super::{AttentionOptions, Backend, CacheError, HostPacked, PackError, RotaryStep, StepShape};
+use super::{
+    AttentionOptions, Backend, CacheError, FusedLinear, HostPacked, PackError, Parked, RotaryStep,
+    StepShape,
+};
 use crate::{dispatch::Kernels, quant::Encoding};
 
 /// A runtime that this crate's kernels run on.
@@ -44,7 +48,7 @@ impl<R: Gpu> Backend for Cube<R> {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
-        if let Some(out) = ops::few_dense_rows(&x, &weight, bias.as_ref()) {
+        if let Some(out) = ops::few_dense_rows(&x, &weight, &ops::Around::bias(bias.as_ref())) {
             return out;
         }
         ops::by_reference("dense_linear", "many rows, other types, or columns out of step");
@@ -126,6 +130,13 @@ impl<R: Gpu> Backend for Cube<R> {
         super::ops::rotary_attention(projections, head_dim, step, Some(cache))
     }
 
+    fn fused_linear(
+        x: &Tensor<Self, 2>,
+        operation: &FusedLinear<'_, Self>,
+    ) -> Option<Tensor<Self, 2>> {
+        ops::fused_linear(x, operation)
+    }
+
     fn gather<T>(device: &R::Device, work: impl FnOnce() -> T) -> T {
         R::kernels(device).gather(work)
     }
@@ -144,6 +155,10 @@ impl<R: Gpu> Backend for Cube<R> {
             0
         };
         (4 * (step.activations() + joined) + 2 * parts) as u64
+    }
+
+    fn park(tensors: Vec<TensorData>, _device: &R::Device) -> Arc<dyn Parked<Self>> {
+        parked::park(&tensors)
     }
 
     fn keeps_packed(encoding: Encoding, [rows, columns]: [usize; 2], device: &R::Device) -> bool {

@@ -1,11 +1,19 @@
 //! The operations that have kernels. Each gives its arguments back where no kernel takes them.
 
 use burn::tensor::{DType, Tensor};
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
-use metal_candle_kernels::{Format, Kernel, matvec, norm, swiglu};
+use metal_candle_kernels::{
+    Format, Kernel,
+    matvec::{self, Add},
+    norm, swiglu,
+};
 
 use super::{Cube, Gpu, tensors};
-use crate::dispatch::{choose, gather};
+use crate::{
+    backend::{FusedLinear, Weight},
+    dispatch::{choose, gather},
+};
 
 /// Rows of `x` up to which a product is made by the matrix-vector kernels.
 pub(super) const FEW_ROWS: usize = 64;
@@ -40,30 +48,83 @@ pub(super) struct Matrix<'a> {
     pub(super) columns: usize,
 }
 
-/// `x · wᵀ + bias` for a few rows of f32 and a plain matrix.
+/// What is done around a product.
+#[derive(Debug)]
+pub(super) struct Around<'a, R: Gpu> {
+    pub(super) norm: Option<&'a (Tensor<Cube<R>, 1>, f64)>,
+    pub(super) bias: Option<&'a Tensor<Cube<R>, 1>>,
+    pub(super) residual: Option<&'a Tensor<Cube<R>, 2>>,
+    pub(super) gated: bool,
+}
+
+impl<'a, R: Gpu> Around<'a, R> {
+    pub(super) fn bias(bias: Option<&'a Tensor<Cube<R>, 1>>) -> Self {
+        Self { norm: None, bias, residual: None, gated: false }
+    }
+
+    /// Whether kernels take it around a product of so many rows.
+    fn fits(&self, batch: usize, rows: usize, columns: usize) -> bool {
+        let &Self { norm, bias, residual, gated } = self;
+        bias.is_none_or(is_f32)
+            && residual.is_none_or(|residual| is_f32(residual) && residual.dims() == [batch, rows])
+            && norm.is_none_or(|(gain, _)| is_f32(gain) && gain.dims() == [columns] && batch == 1)
+            // One of them is added.
+            && (bias.is_none() || residual.is_none())
+            && (!gated || (norm.is_some() && rows.is_multiple_of(2)))
+    }
+
+    /// The gain of the norm, and what is added.
+    fn buffers(&self) -> (Option<CubeTensor<R>>, Option<CubeTensor<R>>) {
+        let gain = self.norm.map(|(gain, _)| tensors::contiguous(gain.clone()));
+        let bias = self.bias.map(|bias| tensors::contiguous(bias.clone()));
+        let residual = self.residual.map(|residual| tensors::contiguous(residual.clone()));
+        (gain, bias.or(residual))
+    }
+}
+
+/// [`Backend::fused_linear`](crate::backend::Backend::fused_linear).
+pub(super) fn fused_linear<R: Gpu>(
+    x: &Tensor<Cube<R>, 2>,
+    operation: &FusedLinear<'_, Cube<R>>,
+) -> Option<Tensor<Cube<R>, 2>> {
+    let FusedLinear { weight, norm, bias, residual, gated } = operation;
+    let (norm, bias, residual) = (norm.as_ref(), bias.as_ref(), residual.as_ref());
+    // Of more rows every launch would make the norm again.
+    if x.dims()[0] > ROWS_AT_ONCE {
+        return None;
+    }
+    let around = Around { norm, bias, residual, gated: *gated };
+    match weight {
+        Weight::Dense(weight) => few_dense_rows(x, weight, &around),
+        Weight::Packed(weight) => weight.few_rows(x, &around),
+    }
+}
+
+/// The product of a few rows of f32 and a plain matrix.
 pub(super) fn few_dense_rows<R: Gpu>(
     x: &Tensor<Cube<R>, 2>,
     weight: &Tensor<Cube<R>, 2>,
-    bias: Option<&Tensor<Cube<R>, 1>>,
+    around: &Around<'_, R>,
 ) -> Option<Tensor<Cube<R>, 2>> {
     let (format, [rows, columns]) = (plain_format(weight.dtype())?, weight.dims());
     if x.dims()[1] != columns {
         return None;
     }
     let weight = tensors::contiguous(weight.clone());
-    few_rows(x, &Matrix { format, handle: &weight.handle, rows, columns }, bias)
+    few_rows(x, &Matrix { format, handle: &weight.handle, rows, columns }, around)
 }
 
-/// `x · wᵀ + bias` for a few rows of f32.
+/// The product of a few rows of f32, with what is around it.
 pub(super) fn few_rows<R: Gpu>(
     x: &Tensor<Cube<R>, 2>,
     matrix: &Matrix<'_>,
-    bias: Option<&Tensor<Cube<R>, 1>>,
+    around: &Around<'_, R>,
 ) -> Option<Tensor<Cube<R>, 2>> {
     let &Matrix { format, handle, rows, columns } = matrix;
+    let &Around { norm, bias, residual, gated } = around;
     let [batch, _] = x.dims();
     if !is_f32(x)
-        || bias.is_some_and(|bias| !is_f32(bias))
+        || !around.fits(batch, rows, columns)
         || !(1..=FEW_ROWS).contains(&batch)
         || rows == 0
         || columns == 0
@@ -73,33 +134,44 @@ pub(super) fn few_rows<R: Gpu>(
     }
     let device = x.device();
     let kernels = R::kernels(&device);
+    let params = |first: usize| matvec::Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        batch: (batch - first).min(ROWS_AT_ONCE) as u32,
+        first: first as u32,
+        add: match (bias, residual) {
+            (Some(_), _) => Add::Bias,
+            (_, Some(_)) => Add::Each,
+            _ => Add::Nothing,
+        },
+        norm: norm.map(|(_, epsilon)| *epsilon as f32),
+        gated,
+    };
     let x = tensors::contiguous(x.clone());
-    let has_bias = bias.is_some();
-    let bias = bias.map(|bias| tensors::contiguous(bias.clone()));
-    let bias = bias.as_ref().map_or(&x.handle, |bias| &bias.handle);
-    let out = tensors::empty(&kernels, batch * rows);
+    let (gain, added) = around.buffers();
+    // Nothing to add is not read.
+    let add = added.as_ref().map_or(&x.handle, |added| &added.handle);
+    let width = if gated { rows / 2 } else { rows };
+    let out = tensors::empty(&kernels, batch * width);
     for first in (0..batch).step_by(ROWS_AT_ONCE) {
-        let params = matvec::Params {
-            rows: rows as u32,
-            columns: columns as u32,
-            batch: (batch - first).min(ROWS_AT_ONCE) as u32,
-            first: first as u32,
-            bias: has_bias,
-        };
+        let params = params(first);
         let kernel = choose::matvec(&kernels, format, &params);
+        let mut inputs = vec![handle, &x.handle];
+        inputs.extend(gain.as_ref().map(|gain| &gain.handle));
+        inputs.push(add);
         // SAFETY: the sizes are those of the tensors, which are contiguous.
         unsafe {
             kernels.launch(
                 Kernel::MatVec(kernel),
                 kernel.cubes(params.rows),
-                &[handle, &x.handle, bias],
+                &inputs,
                 params.words(),
                 &[&out],
             )
         }
         .ok()?;
     }
-    Some(tensors::floats(&device, [batch, rows], out))
+    Some(tensors::floats(&device, [batch, width], out))
 }
 
 /// The norm of `x` (plus a residual), and that sum.

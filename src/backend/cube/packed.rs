@@ -120,6 +120,20 @@ impl<R: Gpu> CubePacked<R> {
         }
     }
 
+    /// The product of a few rows with what is around it; `None` where no kernel takes it.
+    pub(super) fn few_rows(
+        &self,
+        x: &Tensor<Cube<R>, 2>,
+        around: &ops::Around<'_, R>,
+    ) -> Option<Tensor<Cube<R>, 2>> {
+        match self {
+            Self::Device(blocks) if x.dims()[1] == blocks.shape[1] => {
+                ops::few_rows(x, &blocks.matrix(), around)
+            }
+            _ => None,
+        }
+    }
+
     /// Rows of the weight, or all of them; `None` where no kernel takes it.
     pub(super) fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
         match self {
@@ -141,6 +155,11 @@ impl<R: Gpu> DeviceBlocks<R> {
         HostPacked::new(bytes, self.shape, self.encoding)
     }
 
+    fn matrix(&self) -> ops::Matrix<'_> {
+        let [rows, columns] = self.shape;
+        ops::Matrix { format: self.format, handle: &self.handle, rows, columns }
+    }
+
     fn product(
         &self,
         x: &Tensor<Cube<R>, 2>,
@@ -148,8 +167,7 @@ impl<R: Gpu> DeviceBlocks<R> {
     ) -> Option<Tensor<Cube<R>, 2>> {
         let [rows, columns] = self.shape;
         if x.dims()[0] <= ops::FEW_ROWS {
-            let matrix = ops::Matrix { format: self.format, handle: &self.handle, rows, columns };
-            return ops::few_rows(x, &matrix, bias);
+            return ops::few_rows(x, &self.matrix(), &ops::Around::bias(bias));
         }
         gather::submit();
         // As dense matrices in f16 meet many rows, where there is f16.

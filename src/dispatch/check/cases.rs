@@ -6,7 +6,7 @@ use metal_candle_kernels::{
     attention::{self, Decode, Flash, Merge},
     copy::Copy,
     dequantise::{self, Dequantise},
-    matvec::{self, MatVec},
+    matvec::{self, Add, MatVec},
     norm::{self, RmsNorm},
     rope::{self, RopeAppend},
     swiglu::{self, SwiGlu},
@@ -107,44 +107,67 @@ fn matrix(noise: &mut Noise, format: Format, values: usize) -> (Vec<u8>, Vec<f64
 fn matvec_cases(kernel: Kernel, variant: MatVec) -> Vec<Case> {
     let format = variant.format;
     let unit = variant.columns_step();
-    // One block; several, past one tile of `x`; and a row that a group goes through more than once.
+    // One block; several, past one tile of `x`, with a bias; and a row that a group goes through more
+    // than once, with a residual, and with gates where the kernel takes them.
     let columns = [unit, unit * (2100 / unit).max(9), unit * (680 / unit).max(3)];
-    let rows = [1, 37, 5];
+    let gated = variant.takes_gates();
+    let rows = [1, 37, if gated { 10 } else { 5 }];
     (0..3)
         .map(|i| {
             let (rows, columns) = (rows[i], columns[i]);
             // The last case has fewer rows of `x` than the kernel can take.
             let batch =
                 if i == 2 { (variant.batch - variant.batch / 4).max(1) } else { variant.batch };
-            let bias = i > 0;
+            let add = [Add::Nothing, Add::Bias, Add::Each][i];
+            let norm = variant.normed.then_some(1e-5f32);
+            let gated = gated && i == 2;
             let mut noise = Noise::new(2 + i as u64);
             let (bytes, weight) = matrix(&mut noise, format, rows * columns);
             // One of them begins at a later row of `x`.
             let first = if i == 1 { 2 } else { 0 };
             let x = noise.floats((first + batch) as usize * columns);
-            let added = noise.floats(rows);
-            let mut expected = reference::matvec(&weight, &x, bias.then_some(&added), rows);
-            expected[..first as usize * rows].fill(f64::NAN);
-            let size = reference::size_of_products(&weight, &x, rows).max(1.0);
-            let params =
-                matvec::Params { rows: rows as u32, columns: columns as u32, batch, first, bias };
-            Case {
-                kernel,
-                label: format!("[{rows}, {columns}] x {batch}"),
-                cubes: variant.cubes(params.rows),
-                buffers: vec![
-                    Buffer::Input(bytes),
-                    input(&x),
-                    input(&added),
-                    input(&params.words()),
-                    Buffer::Output(Expected {
-                        values: expected,
-                        f16: false,
-                        tolerance: SUMS,
-                        size,
-                    }),
-                ],
+            let gain = noise.floats(columns);
+            let added =
+                noise.floats(if add == Add::Each { (first + batch) as usize * rows } else { rows });
+            let x_in: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+            let x_in = match norm {
+                Some(epsilon) => reference::rms_norm(&x_in, &gain, f64::from(epsilon)),
+                None => x_in,
+            };
+            let mut expected = reference::matvec(&weight, &x_in, rows);
+            if add != Add::Nothing {
+                let added = added.iter().cycle();
+                expected.iter_mut().zip(added).for_each(|(sum, add)| *sum += f64::from(*add));
             }
+            let mut size = reference::size_of_products(&weight, &x_in, rows).max(1.0);
+            if gated {
+                let halves = expected.chunks(rows).flat_map(|row| {
+                    let (gates, ups) = row.split_at(rows / 2);
+                    gates.iter().zip(ups).map(|(gate, up)| reference::swiglu(*gate, *up))
+                });
+                expected = halves.collect();
+                size *= size;
+            }
+            let width = expected.len() / (first + batch) as usize;
+            expected[..first as usize * width].fill(f64::NAN);
+            let params = matvec::Params {
+                rows: rows as u32,
+                columns: columns as u32,
+                batch,
+                first,
+                add,
+                norm,
+                gated,
+            };
+            let mut buffers = vec![Buffer::Input(bytes), input(&x)];
+            buffers.extend(norm.is_some().then(|| input(&gain)));
+            buffers.extend([
+                input(&added),
+                input(&params.words()),
+                Buffer::Output(Expected { values: expected, f16: false, tolerance: SUMS, size }),
+            ]);
+            let label = format!("[{rows}, {columns}] x {batch}");
+            Case { kernel, label, cubes: variant.cubes(params.rows), buffers }
         })
         .collect()
 }
@@ -238,7 +261,9 @@ fn swiglus(kernel: Kernel, variant: SwiGlu) -> Vec<Case> {
             gate[1] = -200.0;
             gate[2] = 200.0;
             let up = noise.floats(rows * columns);
-            let expected = gate.iter().zip(&up).map(|(g, u)| reference::swiglu(*g, *u)).collect();
+            let expected =
+                gate.iter().zip(&up).map(|(g, u)| reference::swiglu(f64::from(*g), f64::from(*u)));
+            let expected = expected.collect();
             let params = swiglu::Params { rows: rows as u32, columns: columns as u32 };
             let mut buffers = if variant.joined {
                 let rows = gate.chunks(columns).zip(up.chunks(columns));
@@ -389,7 +414,8 @@ fn attention_case(
     }
 }
 
-/// What [`Decode`] leaves: the unnormalised vector, maximum and sum of each row and part.
+/// What [`Decode`] leaves: the vector (of several parts unnormalised), maximum and sum of each row and
+/// part.
 fn parts(
     q: &[f32],
     k: &[f64],
@@ -407,8 +433,11 @@ fn parts(
         let range = split * part..((split + 1) * part).min(params.keys);
         for row in 0..rows {
             let place = row * splits as usize + split as usize;
-            let (vector, best, sum) =
+            let (mut vector, best, sum) =
                 reference::attention_part(q, k, v, padding, params, dim, row, range.clone());
+            if splits == 1 && sum > 0.0 {
+                vector.iter_mut().for_each(|value| *value /= sum);
+            }
             vectors[place * dim..(place + 1) * dim].copy_from_slice(&vector);
             // Of a row that sees nothing here, only the sum matters.
             ends[place * 2] = if sum == 0.0 { f64::NAN } else { best };

@@ -4,25 +4,19 @@ use std::ops::Range;
 
 use metal_candle_kernels::attention;
 
-/// `out[m, r] = Σ weight[r, k] · x[m, k] + bias[r]`.
-pub(super) fn matvec(weight: &[f64], x: &[f32], bias: Option<&[f32]>, rows: usize) -> Vec<f64> {
+/// `out[m, r] = Σ weight[r, k] · x[m, k]`.
+pub(super) fn matvec(weight: &[f64], x: &[f64], rows: usize) -> Vec<f64> {
     let columns = weight.len() / rows;
-    x.chunks(columns)
-        .flat_map(|x| {
-            weight.chunks(columns).enumerate().map(move |(r, w)| {
-                let dot: f64 = w.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum();
-                dot + bias.map_or(0.0, |bias| f64::from(bias[r]))
-            })
-        })
-        .collect()
+    let dot = |(w, x): (&[f64], &[f64])| w.iter().zip(x).map(|(w, x)| w * x).sum();
+    x.chunks(columns).flat_map(|x| weight.chunks(columns).map(move |w| (w, x))).map(dot).collect()
 }
 
 /// The size of those products where nothing cancels: the largest root of a sum of squared terms.
-pub(super) fn size_of_products(weight: &[f64], x: &[f32], rows: usize) -> f64 {
+pub(super) fn size_of_products(weight: &[f64], x: &[f64], rows: usize) -> f64 {
     let columns = weight.len() / rows;
     x.chunks(columns)
         .flat_map(|x| weight.chunks(columns).map(move |w| (w, x)))
-        .map(|(w, x)| w.iter().zip(x).map(|(w, x)| (w * f64::from(*x)).powi(2)).sum::<f64>().sqrt())
+        .map(|(w, x)| w.iter().zip(x).map(|(w, x)| (w * x).powi(2)).sum::<f64>().sqrt())
         .fold(0.0, f64::max)
 }
 
@@ -38,9 +32,8 @@ pub(super) fn rms_norm(x: &[f64], weight: &[f32], epsilon: f64) -> Vec<f64> {
 }
 
 /// `silu(gate) · up`.
-pub(super) fn swiglu(gate: f32, up: f32) -> f64 {
-    let gate = f64::from(gate);
-    gate / (1.0 + (-gate).exp()) * f64::from(up)
+pub(super) fn swiglu(gate: f64, up: f64) -> f64 {
+    gate / (1.0 + (-gate).exp()) * up
 }
 
 /// One row of attention over the keys of a range: the vector before normalisation, the best score
