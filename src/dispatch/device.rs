@@ -224,11 +224,11 @@ impl Kernels {
         with_client!(&self.client, client => client.create_from_slice(bytes))
     }
 
-    /// Uploads bytes that are many, and those of the caller for good.
+    /// Uploads many bytes as fast as it goes.
     pub fn upload_at_once(&self, bytes: &Bytes) -> Handle {
         match &self.gatherer {
-            Some(gatherer) if !bytes.is_empty() => {
-                let handle = self.client.empty(bytes.len().next_multiple_of(4));
+            Some(gatherer) if !bytes.is_empty() && bytes.len().is_multiple_of(4) => {
+                let handle = self.client.empty(bytes.len());
                 gatherer.upload(bytes.clone(), handle.clone());
                 handle
             }

@@ -34,7 +34,6 @@ use cubecl_common::{
     device::Device as _, device_handle::DeviceHandle, future::block_on, stream_id::StreamId,
 };
 use metal_candle_kernels::targets;
-use rayon::prelude::*;
 use wgpu::{BindGroup, Buffer, ComputePipeline};
 
 use super::{
@@ -175,8 +174,9 @@ impl Gatherer {
         POOLS.with_borrow_mut(|pools| pools.entry(address).or_default().take(bytes, client))
     }
 
-    /// Writes bytes to a buffer in a few large parts, by all cores: a transfer takes tens of microseconds
-    /// however small it is, and CubeCL's are one thread's.
+    /// Writes whole words to a buffer in a few large parts, by several threads: a transfer takes tens of
+    /// microseconds however small it is, and CubeCL's are one thread's. The threads are none of a pool
+    /// that others wait in: these may be waiting for this very server.
     pub(super) fn upload(&self, bytes: Bytes, to: Handle) {
         submit();
         let queue = self.queue.queue.clone();
@@ -188,18 +188,23 @@ impl Gatherer {
                 Ok(found) => found,
                 Err(error) => return tracing::error!(%error, "not uploaded"),
             };
-            let place = found.resource();
-            let whole = bytes.len() / wgpu::COPY_BUFFER_ALIGNMENT as usize
-                * wgpu::COPY_BUFFER_ALIGNMENT as usize;
-            let view = |(i, part): (usize, &[u8])| {
+            let (place, queue) = (found.resource(), &queue);
+            let write = |(i, part): (usize, &[u8])| {
                 let offset = place.offset + (i * WRITTEN_AT_ONCE) as u64;
-                let size = NonZeroU64::new(part.len() as u64)?;
-                queue.write_buffer_with(&place.buffer, offset, size)
+                let size = NonZeroU64::new(part.len() as u64);
+                let view =
+                    size.and_then(|size| queue.write_buffer_with(&place.buffer, offset, size));
+                let Some(mut view) = view else {
+                    return tracing::error!(offset, "not uploaded");
+                };
+                view.copy_from_slice(part);
             };
-            let parts = bytes[..whole].par_chunks(WRITTEN_AT_ONCE).enumerate();
-            parts.for_each(|part| {
-                if let Some(mut view) = view(part) {
-                    view.copy_from_slice(part.1);
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = threads.min(bytes.len().div_ceil(WRITTEN_AT_ONCE));
+            std::thread::scope(|scope| {
+                for first in 0..threads {
+                    let parts = bytes.chunks(WRITTEN_AT_ONCE).enumerate();
+                    scope.spawn(move || parts.skip(first).step_by(threads).for_each(write));
                 }
             });
             queue.submit([]);

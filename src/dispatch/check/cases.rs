@@ -436,7 +436,9 @@ fn parts(
             let (mut vector, best, sum) =
                 reference::attention_part(q, k, v, padding, params, dim, row, range.clone());
             if splits == 1 && sum > 0.0 {
-                vector.iter_mut().for_each(|value| *value /= sum);
+                for value in &mut vector {
+                    *value /= sum;
+                }
             }
             vectors[place * dim..(place + 1) * dim].copy_from_slice(&vector);
             // Of a row that sees nothing here, only the sum matters.
