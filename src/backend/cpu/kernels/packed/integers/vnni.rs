@@ -2,13 +2,15 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
+use super::{
+    BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words, avx2::Avx2,
+};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F, VL, DQ, BW and VNNI; only [`Vnni::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Vnni(());
+pub(in super::super) struct Vnni(Avx2);
 
 impl Vnni {
     /// The proof, if the processor and the operating system support it.
@@ -17,11 +19,8 @@ impl Vnni {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        has.then_some(Self(()))
+            && is_x86_feature_detected!("avx512vnni");
+        Avx2::detect().filter(|_| has).map(Self)
     }
 }
 
@@ -200,6 +199,22 @@ impl Integers for Vnni {
     ) {
         // SAFETY: `self` proves that the processor has what `multiply` enables.
         unsafe { multiply::<C, R>(panel, rows, sums) }
+    }
+
+    const IN_PLACE: bool = true;
+
+    /// As AVX2 does it: a row's 32 codes fill one of its vectors, and half of one here.
+    #[inline(always)]
+    fn add_group<C: Codes>(
+        self,
+        rows: BlockRows<'_>,
+        place: Place,
+        x: Group<'_>,
+        factors: &[f32; FEATURES],
+        minimums: &[f32; FEATURES],
+        totals: &mut [f32; FEATURES],
+    ) {
+        self.0.add_group::<C>(rows, place, x, factors, minimums, totals);
     }
 
     #[inline(always)]
