@@ -33,6 +33,10 @@ impl Backend for Cpu {
 
     /// The rows of a product in the order of the kernels, or in 8 bits for packed weights, stay
     /// allocated for the next one.
+    fn gather<T>(_device: &Self::Device, work: impl FnOnce() -> T) -> T {
+        kernels::with_crew(work)
+    }
+
     fn scratch_bytes(step: &StepShape) -> u64 {
         let (rows, depth) = (step.rows, step.hidden.max(step.intermediate).max(step.queries));
         let arranged =

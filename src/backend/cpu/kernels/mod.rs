@@ -8,7 +8,7 @@
 //! | `packed` | the same as `linear` with block-quantised weights, exact or with activations in 8 bits |
 //! | `panel` | the register-blocked product under the many-row paths |
 //! | `simd` | vectors: AVX-512, AVX2, NEON or plain Rust, chosen once at run time |
-//! | `parallel`, `scratch` | threads, and memory that they keep |
+//! | `parallel`, `crew`, `scratch` | threads, those that stay at hand for a step, and memory that they keep |
 //!
 //! Activations and sums are single precision. Lengths are asserted: a wrong one is a mistake of the caller.
 
@@ -19,6 +19,7 @@
 #![allow(clippy::inline_always)]
 
 mod attention;
+mod crew;
 mod linear;
 mod norm;
 mod packed;
@@ -33,6 +34,7 @@ mod swiglu;
 mod testing;
 
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
+pub use crew::with_crew;
 pub use linear::{Weight, linear};
 pub use norm::{add_rms_norm, rms_norm};
 pub use packed::{Activations, PackedMatrix, packed_linear, quantised_bytes};

@@ -1,5 +1,6 @@
 //! Work shared out over rayon's threads: tasks by number, and one matrix cut into tiles that tasks write.
 
+use super::crew;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,26 +8,36 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Less memory traffic than this, in bytes, is not worth waking another thread for (some 20 µs of one core's streaming).
 pub(super) const FORK_BYTES: usize = 512 * 1024;
 
-/// Runs `task(0)`, …, `task(tasks - 1)`, each once, in about that order, on the calling thread and on rayon's.
+/// Runs `task(0)`, …, `task(tasks - 1)`, each once, on the calling thread and on rayon's: those of its
+/// [crew](crew::with_crew), if it has one.
 ///
-/// The caller works too, instead of sleeping until the pool is done, and tasks go to whoever is free: a thread that wakes
-/// late, or loses its core to another program, costs little.
+/// The caller works too, instead of sleeping until the pool is done. Every thread goes through a stretch of tasks in their
+/// order, for what a processor reads next should be what follows what it has read; then it takes over what is left of the
+/// others' stretches: a thread that wakes late, or loses its core to another program, costs little.
 pub(super) fn for_each_task(tasks: usize, task: impl Fn(usize) + Sync) {
     let threads = rayon::current_num_threads().min(tasks);
     if threads <= 1 {
         (0..tasks).for_each(task);
         return;
     }
-    let next = AtomicUsize::new(0);
+    let start = |stretch: usize| stretch * tasks / threads;
+    let next: Vec<AtomicUsize> = (0..threads).map(|i| AtomicUsize::new(start(i))).collect();
+    let arrived = AtomicUsize::new(0);
     let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= tasks {
-                break;
+        let own = arrived.fetch_add(1, Ordering::Relaxed);
+        for stretch in (own..own + threads).map(|i| i % threads) {
+            loop {
+                let number = next[stretch].fetch_add(1, Ordering::Relaxed);
+                if number >= start(stretch + 1) {
+                    break;
+                }
+                task(number);
             }
-            task(number);
         }
     };
+    if crew::run(&work) {
+        return;
+    }
     rayon::in_place_scope(|scope| {
         for _ in 1..threads {
             scope.spawn(|_| work());

@@ -130,7 +130,7 @@ impl Integers for Avx2 {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch reads nothing that a program can see and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

@@ -67,7 +67,8 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
     /// Four bytes of each row from `at` on.
     fn gather(self, rows: BlockRows<'_>, at: usize) -> Words;
 
-    /// Asks for the cache line at `address`, which need not be valid; does nothing where there is no such instruction.
+    /// Asks for the cache line at `address`, which need not be valid; does nothing where there is no such instruction. For
+    /// second-level cache: two panels ahead of one of wide rows would push each other out of the first.
     #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
 

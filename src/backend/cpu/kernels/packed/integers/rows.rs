@@ -35,11 +35,12 @@ impl<'a> PanelRows<'a> {
 }
 
 impl PanelRows<'_> {
-    /// Asks for the part of the next panel that is as far from its start as all blocks before byte `block` of each row take,
-    /// `len` bytes a row: the processor cannot guess the order in which the rows are read, but memory likes its own.
+    /// Asks for the part of the panel after the next one that is as far from its start as all blocks before byte `block` of
+    /// each row take, `len` bytes a row: the processor cannot guess the order in which the rows are read, but memory likes its
+    /// own.
     #[inline(always)]
     pub(in super::super) fn prefetch<I: Integers>(&self, integers: I, block: usize, len: usize) {
-        let next = self.next.wrapping_add(FEATURES * block);
+        let next = self.next.wrapping_add(FEATURES * (self.starts[1] + block));
         for line in (0..FEATURES * len).step_by(LINE) {
             integers.prefetch(next.wrapping_add(line));
         }

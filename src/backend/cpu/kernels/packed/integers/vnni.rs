@@ -2,15 +2,13 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{
-    BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words, avx2::Avx2,
-};
+use super::{BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F, VL, DQ, BW and VNNI; only [`Vnni::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Vnni(Avx2);
+pub(in super::super) struct Vnni(());
 
 impl Vnni {
     /// The proof, if the processor and the operating system support it.
@@ -19,8 +17,11 @@ impl Vnni {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vnni");
-        Avx2::detect().filter(|_| has).map(Self)
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Self(()))
     }
 }
 
@@ -106,7 +107,7 @@ impl Integers for Vnni {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch reads nothing that a program can see and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]
@@ -203,7 +204,6 @@ impl Integers for Vnni {
 
     const IN_PLACE: bool = true;
 
-    /// As AVX2 does it: a row's 32 codes fill one of its vectors, and half of one here.
     #[inline(always)]
     fn add_group<C: Codes>(
         self,
@@ -214,7 +214,22 @@ impl Integers for Vnni {
         minimums: &[f32; FEATURES],
         totals: &mut [f32; FEATURES],
     ) {
-        self.0.add_group::<C>(rows, place, x, factors, minimums, totals);
+        let (at, len) = match place {
+            Place::Nibbles(at) => (at, 16),
+            Place::Low(at) | Place::High(at) | Place::Signed(at) => (at, 32),
+        };
+        let (bytes, starts) = rows.places(at, len);
+        let sums = (factors, minimums, totals);
+        // SAFETY: `self` proves that the processor has what these enable, and `len` bytes from each start are within
+        // `bytes`.
+        unsafe {
+            match place {
+                Place::Nibbles(_) => add_group::<C, BothNibbles>(bytes, starts, x, sums),
+                Place::Low(_) => add_group::<C, LowNibbles>(bytes, starts, x, sums),
+                Place::High(_) => add_group::<C, HighNibbles>(bytes, starts, x, sums),
+                Place::Signed(_) => add_group::<C, SignedBytes>(bytes, starts, x, sums),
+            }
+        }
     }
 
     #[inline(always)]
@@ -279,5 +294,153 @@ fn multiply<C: Codes, const R: usize>(
         for r in 0..R {
             _mm512_storeu_ps(sums[r].as_mut_ptr(), totals[r]);
         }
+    }
+}
+
+/// Sixteen bytes of rows `f`, `f + 4`, `f + 8` and `f + 12`.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F, and the bytes can be read.
+#[inline(always)]
+unsafe fn four_rows(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe {
+        let row = |f: usize| _mm_loadu_si128(bytes.add(starts[f]).cast());
+        let all = _mm512_castsi128_si512(row(f));
+        let all = _mm512_inserti32x4::<1>(all, row(f + 4));
+        let all = _mm512_inserti32x4::<2>(all, row(f + 8));
+        _mm512_inserti32x4::<3>(all, row(f + 12))
+    }
+}
+
+/// How the 32 codes of a group lie in memory.
+trait Lie {
+    /// The first and the last sixteen of four rows, a code in each byte, not signed.
+    ///
+    /// # Safety
+    ///
+    /// As [`four_rows`].
+    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2];
+}
+
+/// Sixteen bytes: see [`Place::Nibbles`].
+struct BothNibbles;
+/// 32 bytes: see [`Place::Low`].
+struct LowNibbles;
+/// 32 bytes: see [`Place::High`].
+struct HighNibbles;
+/// 32 bytes: see [`Place::Signed`].
+struct SignedBytes;
+
+/// # Safety
+///
+/// The processor has AVX-512 BW.
+#[inline(always)]
+unsafe fn low_nibbles(packed: __m512i) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe { _mm512_and_si512(packed, _mm512_set1_epi8(0x0f)) }
+}
+
+/// # Safety
+///
+/// The processor has AVX-512 BW.
+#[inline(always)]
+unsafe fn high_nibbles(packed: __m512i) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe { low_nibbles(_mm512_srli_epi16::<4>(packed)) }
+}
+
+impl Lie for BothNibbles {
+    #[inline(always)]
+    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let packed = four_rows(bytes, starts, f);
+            [low_nibbles(packed), high_nibbles(packed)]
+        }
+    }
+}
+
+impl Lie for LowNibbles {
+    #[inline(always)]
+    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let second = four_rows(bytes.add(16), starts, f);
+            [low_nibbles(four_rows(bytes, starts, f)), low_nibbles(second)]
+        }
+    }
+}
+
+impl Lie for HighNibbles {
+    #[inline(always)]
+    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let second = four_rows(bytes.add(16), starts, f);
+            [high_nibbles(four_rows(bytes, starts, f)), high_nibbles(second)]
+        }
+    }
+}
+
+impl Lie for SignedBytes {
+    #[inline(always)]
+    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            // A signed byte plus 128, without a carry.
+            let half = _mm512_set1_epi8(i8::MIN);
+            let second = four_rows(bytes.add(16), starts, f);
+            [_mm512_xor_si512(four_rows(bytes, starts, f), half), _mm512_xor_si512(second, half)]
+        }
+    }
+}
+
+/// See [`Integers::add_group`]; the numbers are factors, minimums and totals.
+///
+/// # Safety
+///
+/// The bytes that `L` reads from each start can be read.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")]
+#[inline]
+unsafe fn add_group<C: Codes, L: Lie>(
+    bytes: &[u8],
+    starts: &[usize; FEATURES],
+    x: Group<'_>,
+    numbers: (&[f32; FEATURES], &[f32; FEATURES], &mut [f32; FEATURES]),
+) {
+    // SAFETY: the caller's; eight words are two times sixteen bytes, and sixteen numbers are a vector.
+    unsafe {
+        let words = x.words.as_ptr();
+        let first = _mm512_broadcast_i32x4(_mm_loadu_si128(words.cast()));
+        let last = _mm512_broadcast_i32x4(_mm_loadu_si128(words.add(4).cast()));
+        let mut dots = [_mm512_setzero_si512(); 4];
+        for f in 0..4 {
+            let codes = L::load(bytes.as_ptr(), starts, f);
+            dots[f] = _mm512_dpbusd_epi32(dots[f], codes[0], first);
+            dots[f] = _mm512_dpbusd_epi32(dots[f], codes[1], last);
+        }
+        // Four sums of each row; the rows come side by side while these are added.
+        let low01 = _mm512_unpacklo_epi32(dots[0], dots[1]);
+        let high01 = _mm512_unpackhi_epi32(dots[0], dots[1]);
+        let low23 = _mm512_unpacklo_epi32(dots[2], dots[3]);
+        let high23 = _mm512_unpackhi_epi32(dots[2], dots[3]);
+        let pair01 = _mm512_add_epi32(low01, high01);
+        let pair23 = _mm512_add_epi32(low23, high23);
+        let low = _mm512_unpacklo_epi64(pair01, pair23);
+        let high = _mm512_unpackhi_epi64(pair01, pair23);
+        let mut dots = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
+        let sum = _mm512_set1_ps(x.sum);
+        if !C::MINIMUMS {
+            dots = _mm512_add_ps(dots, sum);
+        }
+        let (factors, minimums, totals) = numbers;
+        let factor = _mm512_mul_ps(_mm512_loadu_ps(factors.as_ptr()), _mm512_set1_ps(x.scale));
+        let mut total = _mm512_fmadd_ps(factor, dots, _mm512_loadu_ps(totals.as_ptr()));
+        if C::MINIMUMS {
+            total = _mm512_fmadd_ps(_mm512_loadu_ps(minimums.as_ptr()), sum, total);
+        }
+        _mm512_storeu_ps(totals.as_mut_ptr(), total);
     }
 }
