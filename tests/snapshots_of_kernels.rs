@@ -18,7 +18,7 @@ const KERNELS: [&str; 11] = [
     "attention_merge_d64",
     "copy_1",
     "dequantise_q4_0_f16",
-    "matvec_f32_b1_g4r1_plane32",
+    "matvec_f32_b1_g1r2_plane32x4",
     "matvec_q4_0_b2_g4r1_plane32",
     "norm_matvec_f16_b1_g4r2_plane32",
     "rope_append_halves_f16",

@@ -15,6 +15,9 @@ pub(crate) type U4 = Vector<u32, Const<4>>;
 pub enum Reduce {
     /// By plane operations: the threads of a group are one plane of this many.
     Plane(u32),
+    /// The same with several planes to a group, whose sums meet in shared memory: how many threads a
+    /// plane has, and how many planes there are.
+    Planes(u32, u32),
     /// Through shared memory: any device, groups of any size.
     Shared(u32),
 }
@@ -24,12 +27,13 @@ impl Reduce {
     pub const fn threads(self) -> u32 {
         match self {
             Self::Plane(n) | Self::Shared(n) => n,
+            Self::Planes(n, count) => n * count,
         }
     }
 
     pub(crate) const fn plane(self) -> Option<u32> {
         match self {
-            Self::Plane(n) => Some(n),
+            Self::Plane(n) | Self::Planes(n, _) => Some(n),
             Self::Shared(_) => None,
         }
     }
@@ -37,9 +41,24 @@ impl Reduce {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Plane(n) => format!("plane{n}"),
+            Self::Planes(n, count) => format!("plane{n}x{count}"),
             Self::Shared(n) => format!("shared{n}"),
         }
     }
+
+    /// Threads that add up without shared memory.
+    const fn in_step(self) -> u32 {
+        match self {
+            Self::Plane(n) | Self::Planes(n, _) => n,
+            Self::Shared(_) => 1,
+        }
+    }
+}
+
+/// `a · b`.
+#[cube]
+pub(crate) fn dot4(a: F4, b: F4) -> f32 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
 }
 
 /// The bits of an f16 as f32, by integer maths: WGSL without f16 can do it too.
@@ -63,33 +82,60 @@ pub(crate) fn group_sums(
     #[comptime] groups: usize,
     #[comptime] reduce: Reduce,
 ) {
-    if comptime!(reduce.plane().is_some()) {
+    let in_step = comptime!(reduce.in_step() as usize);
+    if comptime!(in_step > 1) {
         #[unroll]
         for i in 0..count {
             values[i] = plane_sum(values[i]);
         }
-    } else {
-        let threads = comptime!(reduce.threads() as usize);
-        let total = comptime!(groups * reduce.threads() as usize);
-        let mut shared =
-            SharedMemory::<f32>::new(comptime!(count * groups * reduce.threads() as usize));
+    }
+    // Sums of a group that are still apart.
+    let apart = comptime!(reduce.threads() as usize / in_step);
+    if comptime!(apart > 1) {
+        let total = comptime!(groups * apart);
+        let mut shared = SharedMemory::<f32>::new(comptime!(count * total));
         let thread = UNIT_POS_X as usize;
-        #[unroll]
-        for i in 0..count {
-            shared[comptime!(i * total) + thread] = values[i];
+        let place = thread / in_step;
+        if thread % in_step == 0 {
+            #[unroll]
+            for i in 0..count {
+                shared[comptime!(i * total) + place] = values[i];
+            }
         }
         sync_cube();
-        if thread % threads == 0 {
+        if thread % comptime!(reduce.threads() as usize) == 0 {
             #[unroll]
             for i in 0..count {
                 let mut sum = 0.0f32;
-                for t in 0..threads {
-                    sum += shared[comptime!(i * total) + thread + t];
+                for t in 0..apart {
+                    sum += shared[comptime!(i * total) + place + t];
                 }
                 values[i] = sum;
             }
         }
     }
+}
+
+/// The sum of what the first threads of a cube's groups hold, for all of its threads. Every thread
+/// of the cube must come here.
+#[cube]
+pub(crate) fn over_groups(
+    value: f32,
+    #[comptime] groups: usize,
+    #[comptime] reduce: Reduce,
+) -> f32 {
+    let threads = comptime!(reduce.threads());
+    let mut shared = SharedMemory::<f32>::new(groups);
+    if UNIT_POS_X % threads == 0 {
+        shared[(UNIT_POS_X / threads) as usize] = value;
+    }
+    sync_cube();
+    let mut total = 0.0f32;
+    #[unroll]
+    for group in 0..groups {
+        total += shared[group];
+    }
+    total
 }
 
 /// A kernel being put together: buffers in the order of the function's parameters.

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use crate::{
     Kernel, Needs, Reduce,
-    common::{Builder, group_sums},
+    common::{Builder, group_sums, over_groups},
 };
 
 /// Threads in a cube.
@@ -69,15 +69,7 @@ fn rms_norm(
     // Within groups, then over the groups.
     let groups = comptime!((THREADS / kernel.reduce.threads()) as usize);
     group_sums(&mut squares, 1usize, groups, kernel.reduce);
-    let mut shared = SharedMemory::<f32>::new(groups);
-    if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
-        shared[(UNIT_POS_X / comptime!(kernel.reduce.threads())) as usize] = squares[0];
-    }
-    sync_cube();
-    let mut total = 0.0f32;
-    for group in 0..groups {
-        total += shared[group];
-    }
+    let total = over_groups(squares[0], groups, kernel.reduce);
     let factor = 1.0f32 / (total / f32::cast_from(params[0]) + epsilon).sqrt();
     let mut i = UNIT_POS_X as usize;
     while i < columns {

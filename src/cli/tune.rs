@@ -23,6 +23,8 @@ use super::{
 
 /// Launches in a sample.
 const REPEATS: usize = 50;
+/// Of the norms that matrices are timed behind.
+const NORM_EPSILON: f32 = 1e-5;
 
 pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     let (device, why) = Device::open(args.device)?;
@@ -66,8 +68,12 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
                 eprintln!("{}: rows of {columns} are no whole number of blocks", format.name());
                 continue;
             }
-            for &batch in &args.batch {
-                let params = matvec::Params { rows, columns, batch, ..matvec::Params::default() };
+            // One row also comes through a norm.
+            let rows_of_x = args.batch.iter().map(|&batch| (batch, None));
+            let normed = args.batch.contains(&1).then_some((1, Some(NORM_EPSILON)));
+            for (batch, norm) in rows_of_x.chain(normed) {
+                let params =
+                    matvec::Params { rows, columns, batch, norm, ..matvec::Params::default() };
                 let timings = tuner.matvec(format, &params, budget)?;
                 let class = matvec_class(format, &params);
                 for timing in timings.iter().take(args.top) {

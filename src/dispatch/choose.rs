@@ -15,6 +15,8 @@ const BUSY_CUBES: u32 = 512;
 const BUSY_DECODING: u32 = 256;
 /// Keys that a cube should have at least.
 const LEAST_KEYS: u32 = 128;
+/// Rows of a matrix that make too few cubes.
+const FEW_MATRIX_ROWS: u32 = 256;
 /// Keys up to which one part of them all is best: merging parts takes a launch.
 const FEW_KEYS: u32 = 512;
 
@@ -61,50 +63,52 @@ pub fn flash(dim: u32, f16: bool, params: &attention::Params) -> Option<attentio
     })
 }
 
-/// A matrix-vector kernel; for a norm there are some for one row only.
+/// A matrix-vector kernel; behind a norm there are some for one row only.
 pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> matvec::MatVec {
     let batch = params.batch.next_power_of_two();
     let choices = kernels.choices();
+    let normed = params.norm.is_some();
     // The class is a text: not worth making for every launch where nothing was chosen.
     if !choices.matvec.is_empty()
         && let Some(name) = choices.matvec.get(&matvec_class(format, params))
         && let Some(kernel) = by_name(name)
-        && (kernel.format, kernel.batch) == (format, batch)
+        && (kernel.format, kernel.batch, kernel.normed) == (format, batch, normed)
+        && (!params.gated || kernel.takes_gates())
         && kernel.takes_columns(params.columns as usize)
         && kernels.meets(&Kernel::MatVec(kernel).needs())
     {
-        return behind_norm(kernel, params);
-    }
-    let mut kernel = by_shape(format, batch, params.rows, reduce(kernels, 16));
-    if !kernel.takes_columns(params.columns as usize) {
-        // Those without plane operations take every number of whole blocks.
-        kernel = by_shape(format, batch, params.rows, Reduce::Shared(16));
-    }
-    behind_norm(kernel, params)
-}
-
-/// The kernel behind a norm, where there is to be one, that is most like this one.
-fn behind_norm(kernel: matvec::MatVec, params: &matvec::Params) -> matvec::MatVec {
-    if params.norm.is_none() {
         return kernel;
     }
-    // Those that the table has.
-    let by_two = matches!(kernel.reduce, Reduce::Shared(_)) || (params.gated && kernel.rows == 1);
-    let rows = if by_two { 2 } else { kernel.rows };
-    matvec::MatVec { normed: true, groups: 4, rows, ..kernel }
+    let kernel = by_shape(format, params, reduce(kernels, 16));
+    if kernel.takes_columns(params.columns as usize) {
+        return kernel;
+    }
+    // Those without plane operations take every number of whole blocks.
+    by_shape(format, params, Reduce::Shared(16))
 }
 
-/// The shape that suits so many rows of the weight.
-fn by_shape(format: Format, batch: u32, rows: u32, reduce: Reduce) -> matvec::MatVec {
-    let rows = match (reduce, batch, format.is_packed(), rows) {
-        // As measured on an H200 (docs/kernels.md); `tune` finds better ones for other devices.
-        (Reduce::Plane(_), 1, false, 65_536..) | (Reduce::Plane(_), 1, true, 8192..) => 4,
-        (Reduce::Plane(_), 1, false, 8192..)
-        | (Reduce::Plane(_), 1, true, _)
-        | (Reduce::Shared(_), 1..8, ..) => 2,
-        _ => 1,
+/// The shape that suits a matrix, of those that the table has.
+fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::MatVec {
+    let (batch, normed) = (params.batch.next_power_of_two(), params.norm.is_some());
+    let planes = |count| match reduce {
+        Reduce::Plane(n) => Reduce::Planes(n, count),
+        other => other,
     };
-    matvec::MatVec { format, batch, groups: 4, rows, reduce, normed: false }
+    // As measured on an H100 (docs/kernels.md); `tune` finds better ones for other devices.
+    let (groups, rows, reduce) = match (reduce, batch, format.is_packed()) {
+        (Reduce::Shared(_), 8, _) => (4, 1, reduce),
+        (Reduce::Shared(_), ..) => (4, 2, reduce),
+        (_, 2.., _) => (4, 1, reduce),
+        // With fewer there would not be a cube for every processor: a cube reads one row.
+        (_, 1, false) if params.rows <= FEW_MATRIX_ROWS && !params.gated => (1, 1, planes(8)),
+        // What an adapter's narrow matrix gives: there is little to read in a row.
+        (_, _, false) if params.columns < 512 => (4, 2, reduce),
+        (_, _, false) if normed || params.rows >= 8192 => (1, 4, planes(4)),
+        (_, _, false) => (1, 2, planes(4)),
+        (_, _, true) if normed || params.rows >= 8192 => (4, 4, reduce),
+        (_, _, true) => (8, 2, reduce),
+    };
+    matvec::MatVec { format, batch, groups, rows, reduce, normed }
 }
 
 /// The matrix-vector kernel of the table that has this name.

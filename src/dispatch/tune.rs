@@ -72,10 +72,12 @@ pub struct Choices {
     pub attention: BTreeMap<String, u32>,
 }
 
-/// The shapes that share a choice: format, rows of `x`, rows and columns of the matrix.
+/// The shapes that share a choice: whether there is a norm, format, rows of `x`, rows and columns of
+/// the matrix.
 pub fn matvec_class(format: Format, params: &matvec::Params) -> String {
     let batch = params.batch.next_power_of_two();
-    format!("{} b{batch} {}x{}", format.name(), params.rows, params.columns)
+    let norm = if params.norm.is_some() { "norm " } else { "" };
+    format!("{norm}{} b{batch} {}x{}", format.name(), params.rows, params.columns)
 }
 
 /// The shapes that share a choice: head dimension and type of the cache, heads, sequences, query

@@ -62,7 +62,7 @@ impl Decode {
 
     const fn threads(self) -> u32 {
         match self.reduce {
-            Reduce::Plane(_) => THREADS,
+            Reduce::Plane(_) | Reduce::Planes(..) => THREADS,
             Reduce::Shared(threads) => threads,
         }
     }
@@ -348,17 +348,16 @@ fn decode<C: Float>(
             let head = kv_head * per_kv_head + row % per_kv_head;
             let place = ((sequence * len + position) * heads + head) * splits + split;
             let mut best = f32::new(LOWEST);
-            #[unroll]
+            // Not unrolled: each launch comes here once, and would wait for instructions.
             for g in 0..groups {
                 best = max(best, maxima[i * groups + g]);
             }
             let mut value = F4::new(0.0f32);
             let mut total_weight = 0.0f32;
-            #[unroll]
             for g in 0..groups {
                 let weight = (maxima[i * groups + g] - best).exp();
                 total_weight += sums[i * groups + g] * weight;
-                let from = i * comptime!(2 * threads) + comptime!(g * 2 * lanes) + vector;
+                let from = i * comptime!(2 * threads) + g * comptime!(2 * lanes) + vector;
                 value += vectors[from] * F4::new(weight);
             }
             if splits == 1 {

@@ -2,20 +2,24 @@
 
 use cubecl::prelude::*;
 
-use super::{MatVec, PADDED, finish, first_row, row_at};
+use super::{MatVec, PADDED, finish, first_row, row_starts, zeros};
 use crate::{
     blocks::{PIECE, Piece, decode, empty_piece, fetch, run_start, settle},
-    common::{Builder, F4, U4},
+    common::{Builder, F4, U4, dot4},
 };
 
 /// Words of the weight that a thread has under way, about.
 const UNDER_WAY: usize = 48;
+/// Columns of `x` in shared memory at a time, at the most.
+const LARGEST_TILE: usize = 4096;
 
 impl MatVec {
     /// Neighbouring pieces of a row that a thread takes together.
     const fn together(self) -> usize {
-        if self.batch == 1 && self.reduce.plane().is_some() {
-            self.format.most_together()
+        let most = self.format.most_together();
+        let tile = self.reduce.threads() as usize * most * PIECE;
+        if self.batch == 1 && self.reduce.plane().is_some() && tile <= LARGEST_TILE {
+            most
         } else {
             1
         }
@@ -45,6 +49,18 @@ impl MatVec {
         // More rows of `x` are enough to do meanwhile.
         let words = 2 * self.words() * self.rows as usize;
         if self.batch == 1 && words <= UNDER_WAY { 2 } else { 1 }
+    }
+
+    /// Columns of `x` in shared memory at a time. What must run anywhere stays below 16 KiB. One row
+    /// takes what the threads have under way and no more, so that several cubes fit a processor.
+    pub(crate) const fn tile(self) -> usize {
+        let under_way = self.reduce.threads() as usize * self.together() * self.ahead() * PIECE;
+        let values = match (self.reduce.plane().is_some(), self.batch) {
+            (true, 1) if under_way < LARGEST_TILE => LARGEST_TILE / 2,
+            (true, _) => LARGEST_TILE,
+            (false, _) => LARGEST_TILE / 2,
+        };
+        values / self.batch as usize
     }
 
     /// Whether codes meet `x` as they come, and what they are lifted by is taken off afterwards: that
@@ -79,9 +95,7 @@ fn stage(
             let place = (v / 8) * comptime!(PADDED / 4) + v % 8;
             let mut value = x[base + v];
             if comptime!(kernel.normed) {
-                let square = value * value;
-                sums[comptime!(kernel.products())] +=
-                    (square[0] + square[1]) + (square[2] + square[3]);
+                sums[comptime!(kernel.products())] += dot4(value, value);
                 value *= gain[from / 4 + v];
             }
             shared[comptime!(m * tile / PIECE * PADDED / 4) + place] = value;
@@ -244,7 +258,6 @@ fn matvec(
     let pieces = comptime!(format.pieces());
     let bytes = comptime!(format.block_bytes());
 
-    let rows = params[0] as usize;
     let columns = params[1] as usize;
     let batch = params[2] as usize;
     let x_first = params[4] as usize;
@@ -256,17 +269,9 @@ fn matvec(
     let mut shared = SharedMemory::<F4>::new(comptime!(
         kernel.tile() * kernel.batch as usize / PIECE * PADDED / 4
     ));
-    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
-    #[unroll]
-    for i in 0..comptime!(kernel.sums()) {
-        sums[i] = 0.0f32;
-    }
+    let mut sums = zeros(kernel);
     let row_bytes = columns / comptime!(format.block_len()) * bytes;
-    let mut starts = Array::<usize>::new(row_count);
-    #[unroll]
-    for r in 0..row_count {
-        starts[r] = row_at(first, rows, params, r, kernel) * row_bytes;
-    }
+    let starts = row_starts(first, row_bytes, params, kernel);
 
     let at_once = comptime!(kernel.rows_at_once());
     let chunks = comptime!(row_count / at_once);

@@ -23,7 +23,10 @@ mod table;
 
 use cubecl::prelude::*;
 
-use crate::{Format, Needs, Reduce, common::Builder};
+use crate::{
+    Format, Needs, Reduce,
+    common::{Builder, group_sums, over_groups},
+};
 pub(crate) use table::table;
 
 /// What 32 of them take there.
@@ -126,14 +129,6 @@ impl MatVec {
         self.groups * self.reduce.threads()
     }
 
-    /// Columns of `x` in shared memory at a time. What must run anywhere stays below 16 KiB. One row
-    /// takes what a plane does in one step and no more, so that several cubes fit a processor.
-    pub(crate) const fn tile(self) -> usize {
-        let is_wide = self.reduce.plane().is_some() && self.batch > 1;
-        let values = if is_wide { 4096 } else { 2048 };
-        values / self.batch as usize
-    }
-
     /// Cubes for a weight of so many rows.
     pub const fn cubes(self, rows: u32) -> u32 {
         rows.div_ceil(self.groups * self.rows)
@@ -156,6 +151,33 @@ impl MatVec {
     const fn sums(self) -> usize {
         self.products() + self.normed as usize
     }
+}
+
+/// The sums of a thread, before anything is added.
+#[cube]
+fn zeros(#[comptime] kernel: MatVec) -> Array<f32> {
+    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
+    #[unroll]
+    for i in 0..comptime!(kernel.sums()) {
+        sums[i] = 0.0f32;
+    }
+    sums
+}
+
+/// Where the rows of a group begin that are `pitch` apart.
+#[cube]
+fn row_starts(
+    first: usize,
+    pitch: usize,
+    params: &Array<u32>,
+    #[comptime] kernel: MatVec,
+) -> Array<usize> {
+    let mut starts = Array::<usize>::new(comptime!(kernel.rows as usize));
+    #[unroll]
+    for r in 0..comptime!(kernel.rows as usize) {
+        starts[r] = row_at(first, params[0] as usize, params, r, kernel) * pitch;
+    }
+    starts
 }
 
 /// The row of the weight at place `r` of a group. Places behind the end repeat the last row, and are
@@ -183,18 +205,8 @@ fn row_at(
 fn norm_factor(sums: &Array<f32>, params: &Array<u32>, #[comptime] kernel: MatVec) -> f32 {
     let mut factor = 1.0f32;
     if comptime!(kernel.normed) {
-        let groups = comptime!(kernel.groups as usize);
-        let mut shared = SharedMemory::<f32>::new(groups);
-        if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
-            let group = (UNIT_POS_X / comptime!(kernel.reduce.threads())) as usize;
-            shared[group] = sums[comptime!(kernel.products())];
-        }
-        sync_cube();
-        let mut total = 0.0f32;
-        #[unroll]
-        for group in 0..groups {
-            total += shared[group];
-        }
+        let squares = sums[comptime!(kernel.products())];
+        let total = over_groups(squares, comptime!(kernel.groups as usize), kernel.reduce);
         let mean = total / f32::cast_from(params[1]);
         factor = 1.0f32 / (mean + f32::reinterpret(params[6])).sqrt();
     }
@@ -235,7 +247,7 @@ fn finish(
     let batch = params[2] as usize;
     let x_first = params[4] as usize;
     let groups = comptime!(kernel.groups as usize);
-    crate::common::group_sums(sums, comptime!(kernel.sums()), groups, kernel.reduce);
+    group_sums(sums, comptime!(kernel.sums()), groups, kernel.reduce);
     let factor = norm_factor(sums, params, kernel);
     let mut half = 0usize.runtime();
     if comptime!(kernel.takes_gates()) {

@@ -4,86 +4,14 @@
 use cubecl::prelude::*;
 use half::f16;
 
-use super::{MatVec, finish, first_row, row_at};
+use super::{MatVec, finish, first_row, row_starts, zeros};
 use crate::{
     Format,
-    common::{Builder, F4},
+    common::{Builder, F4, dot4},
 };
 
 /// Loads of the weight that a thread has under way for each row.
 const AHEAD: usize = 4;
-
-#[cube]
-fn dot4(a: F4, b: F4) -> f32 {
-    a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
-}
-
-#[cube]
-fn matvec<W: Float>(
-    weight: &Array<Vector<W, Const<4>>>,
-    x: &Array<F4>,
-    add: &Array<f32>,
-    params: &Array<u32>,
-    out: &mut Array<f32>,
-    #[comptime] kernel: MatVec,
-) {
-    let batch_max = comptime!(kernel.batch as usize);
-    let row_count = comptime!(kernel.rows as usize);
-    let threads = comptime!(kernel.reduce.threads() as usize);
-
-    let rows = params[0] as usize;
-    let vectors = params[1] as usize / 4;
-    let batch = params[2] as usize;
-    let x_first = params[4] as usize;
-    let lane = UNIT_POS_X as usize % threads;
-    let first = first_row(kernel);
-
-    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
-    #[unroll]
-    for i in 0..comptime!(kernel.sums()) {
-        sums[i] = 0.0f32;
-    }
-    let mut starts = Array::<usize>::new(row_count);
-    #[unroll]
-    for r in 0..row_count {
-        starts[r] = row_at(first, rows, params, r, kernel) * vectors;
-    }
-
-    let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
-    let steps = (vectors + threads - 1) / threads;
-    let mut step = 0usize.runtime();
-    while step < steps {
-        #[unroll]
-        for a in 0..comptime!(AHEAD) {
-            // A place behind the end reads the last one and adds nothing.
-            let v = min((step + a) * threads + lane, vectors - 1);
-            #[unroll]
-            for r in 0..row_count {
-                held[comptime!(a * kernel.rows as usize + r)] = weight[starts[r] + v];
-            }
-        }
-        #[unroll]
-        for a in 0..comptime!(AHEAD) {
-            let place = (step + a) * threads + lane;
-            if place < vectors {
-                #[unroll]
-                for m in 0..batch_max {
-                    let part = x[(x_first + min(m, batch - 1)) * vectors + place];
-                    #[unroll]
-                    for r in 0..row_count {
-                        let w = F4::cast_from(held[comptime!(a * kernel.rows as usize + r)]);
-                        sums[comptime!(r * kernel.batch as usize + m)] += dot4(w, part);
-                    }
-                }
-            }
-        }
-        step += comptime!(AHEAD);
-    }
-    finish(&mut sums, add, out, first, params, kernel);
-}
-
-/// Vectors of `x` in shared memory at a time.
-const TILE: usize = 512;
 
 /// Reads vectors of every row, from place `step` of the tile that begins at `from`. A place behind the
 /// end reads the last one, and is not used.
@@ -109,6 +37,55 @@ fn read<W: Float>(
     }
 }
 
+#[cube]
+fn matvec<W: Float>(
+    weight: &Array<Vector<W, Const<4>>>,
+    x: &Array<F4>,
+    add: &Array<f32>,
+    params: &Array<u32>,
+    out: &mut Array<f32>,
+    #[comptime] kernel: MatVec,
+) {
+    let batch_max = comptime!(kernel.batch as usize);
+    let row_count = comptime!(kernel.rows as usize);
+    let threads = comptime!(kernel.reduce.threads() as usize);
+
+    let vectors = params[1] as usize / 4;
+    let batch = params[2] as usize;
+    let x_first = params[4] as usize;
+    let lane = UNIT_POS_X as usize % threads;
+    let first = first_row(kernel);
+
+    let mut sums = zeros(kernel);
+    let starts = row_starts(first, vectors, params, kernel);
+    let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
+    let steps = (vectors + threads - 1) / threads;
+    let mut step = 0usize.runtime();
+    while step < steps {
+        read::<W>(weight, &starts, 0usize, step, vectors - 1, &mut held, kernel);
+        #[unroll]
+        for a in 0..comptime!(AHEAD) {
+            let place = (step + a) * threads + lane;
+            if place < vectors {
+                #[unroll]
+                for m in 0..batch_max {
+                    let part = x[(x_first + min(m, batch - 1)) * vectors + place];
+                    #[unroll]
+                    for r in 0..row_count {
+                        let w = F4::cast_from(held[comptime!(a * kernel.rows as usize + r)]);
+                        sums[comptime!(r * kernel.batch as usize + m)] += dot4(w, part);
+                    }
+                }
+            }
+        }
+        step += comptime!(AHEAD);
+    }
+    finish(&mut sums, add, out, first, params, kernel);
+}
+
+/// Vectors of `x` in shared memory at a time.
+const TILE: usize = 512;
+
 /// One row of `x`, through a norm.
 #[cube]
 fn normed_matvec<W: Float>(
@@ -121,22 +98,13 @@ fn normed_matvec<W: Float>(
     #[comptime] kernel: MatVec,
 ) {
     let threads = comptime!(kernel.reduce.threads() as usize);
-    let rows = params[0] as usize;
     let vectors = params[1] as usize / 4;
     let x_first = params[4] as usize * vectors;
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(kernel);
 
-    let mut sums = Array::<f32>::new(comptime!(kernel.sums()));
-    #[unroll]
-    for i in 0..comptime!(kernel.sums()) {
-        sums[i] = 0.0f32;
-    }
-    let mut starts = Array::<usize>::new(comptime!(kernel.rows as usize));
-    #[unroll]
-    for r in 0..comptime!(kernel.rows as usize) {
-        starts[r] = row_at(first, rows, params, r, kernel) * vectors;
-    }
+    let mut sums = zeros(kernel);
+    let starts = row_starts(first, vectors, params, kernel);
     let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
     let mut shared = SharedMemory::<F4>::new(TILE);
     let mut from = 0usize.runtime();

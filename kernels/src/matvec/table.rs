@@ -5,37 +5,55 @@ use crate::{Format, Kernel, Reduce};
 
 /// For planes of 32 (NVIDIA, Apple, most of AMD): several shapes to choose from. For everything
 /// else one or two, which add up through shared memory. Every one takes time at each build, so the
-/// table has those that were the fastest somewhere. Of those for one row, the ones with four groups
-/// also come behind a norm.
+/// table has those that were the fastest somewhere.
 pub(crate) fn table() -> Vec<Kernel> {
     let mut all = Vec::new();
     for format in Format::ALL {
         for batch in [1, 2, 4, 8] {
-            let mut add = |groups, rows, reduce| {
-                let kernel = MatVec { format, batch, groups, rows, reduce, normed: false };
-                all.push(Kernel::MatVec(kernel));
-                if batch == 1 && groups == 4 {
-                    all.push(Kernel::MatVec(MatVec { normed: true, ..kernel }));
+            let variant = |normed: bool| {
+                move |&(groups, rows, reduce): &Shape| {
+                    Kernel::MatVec(MatVec { format, batch, groups, rows, reduce, normed })
                 }
             };
-            for (groups, rows) in shapes(format, batch) {
-                add(*groups, *rows, Reduce::Plane(32));
-            }
-            add(4, if batch < 8 { 2 } else { 1 }, Reduce::Shared(16));
-            if batch == 1 && !format.is_packed() {
-                add(2, 4, Reduce::Shared(16));
+            all.extend(shapes(format, batch).iter().map(variant(false)));
+            if batch == 1 {
+                all.extend(normed_shapes(format).iter().map(variant(true)));
             }
         }
     }
     all
 }
 
-/// Groups and rows worth trying.
-fn shapes(format: Format, batch: u32) -> &'static [(u32, u32)] {
+/// Groups, rows, and how a group adds up.
+type Shape = (u32, u32, Reduce);
+
+const PLANE: Reduce = Reduce::Plane(32);
+const FOUR_PLANES: Reduce = Reduce::Planes(32, 4);
+const EIGHT_PLANES: Reduce = Reduce::Planes(32, 8);
+const SHARED: Reduce = Reduce::Shared(16);
+
+fn shapes(format: Format, batch: u32) -> &'static [Shape] {
     match batch {
-        1 if format.is_packed() => &[(4, 2), (4, 4), (8, 2)],
-        1 => &[(4, 1), (4, 2), (4, 4)],
-        2 | 4 => &[(4, 1), (4, 2)],
-        _ => &[(4, 1)],
+        1 if format.is_packed() => &[(4, 2, PLANE), (4, 4, PLANE), (8, 2, PLANE), (4, 2, SHARED)],
+        1 => &[
+            (4, 2, PLANE),
+            (1, 2, FOUR_PLANES),
+            (1, 4, FOUR_PLANES),
+            // A few rows, as adapters have them.
+            (1, 1, EIGHT_PLANES),
+            (4, 2, SHARED),
+            (2, 4, SHARED),
+        ],
+        2 | 4 => &[(4, 1, PLANE), (4, 2, PLANE), (4, 2, SHARED)],
+        _ => &[(4, 1, PLANE), (4, 1, SHARED)],
+    }
+}
+
+/// Of those for one row behind a norm.
+fn normed_shapes(format: Format) -> &'static [Shape] {
+    if format.is_packed() {
+        &[(4, 2, PLANE), (4, 4, PLANE), (4, 2, SHARED)]
+    } else {
+        &[(4, 2, PLANE), (1, 4, FOUR_PLANES), (1, 1, EIGHT_PLANES), (4, 2, SHARED)]
     }
 }
