@@ -305,9 +305,7 @@ fn a_decode_step_can_be_listed() {
     let output = program().args(args).arg("vulkan").output().expect("run");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
-    for words in
-        ["one decode step: 39 launches", "pregenerated  norm_matvec", "burn          Select"]
-    {
+    for words in ["one decode step: 38 launches", "pregenerated  norm_matvec"] {
         assert!(error.contains(words), "{words:?} is not in {error}");
     }
     let error = fails(&[&args[..], &["cpu"]].concat(), 1);
@@ -343,7 +341,8 @@ fn tuning_is_saved_and_used() {
     ]);
     let report: Value = serde_json::from_str(&out).expect("one JSON object");
     assert!(report["copy_gb_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
-    assert_eq!(report["kernels"].as_array().map(Vec::len), Some(4), "{report}");
+    // Two shapes, with and without a norm, and two head dimensions.
+    assert_eq!(report["kernels"].as_array().map(Vec::len), Some(6), "{report}");
     assert!(error.contains("saved"), "{error}");
 
     // A choice by hand is what runs: the query projection of the small model is 256 x 256.

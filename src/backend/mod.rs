@@ -238,6 +238,15 @@ pub trait Backend: burn::tensor::backend::Backend {
         work()
     }
 
+    /// The values of a tensor, row by row, on the host.
+    ///
+    /// # Errors
+    /// The device's words.
+    fn read<const D: usize>(tensor: Tensor<Self, D>) -> Result<Vec<f32>, String> {
+        let data = tensor.cast(DType::F32).try_into_data().map_err(|error| error.to_string())?;
+        data.into_vec().map_err(|error| format!("{error:?}"))
+    }
+
     /// Whether linear layers of one input are best stored as one matrix: where a launch costs more
     /// than what it computes for a single row.
     fn joins_linears() -> bool {

@@ -247,6 +247,24 @@ impl Kernels {
         Ok(bytes.to_vec())
     }
 
+    /// The first values of a buffer.
+    ///
+    /// # Errors
+    /// The device's words.
+    pub fn floats(&self, handle: Handle, count: usize) -> Result<Vec<f32>, String> {
+        match &self.gatherer {
+            Some(gatherer) if count > 0 => {
+                gatherer.read(handle, count * size_of::<f32>(), bytemuck::pod_collect_to_vec)
+            }
+            _ => {
+                let bytes = self.download(handle)?;
+                let mut floats: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+                floats.truncate(count);
+                Ok(floats)
+            }
+        }
+    }
+
     /// The buffer that holds these parameters: uploaded the first time, shared from then on.
     /// An upload ends the submission that is being gathered, so what a step needs is best asked for
     /// before its first launch.

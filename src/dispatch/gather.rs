@@ -20,7 +20,6 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -40,16 +39,16 @@ use super::{
     LaunchError,
     client::Client,
     queue::{self, Queue},
+    read_back::{ReadBack, Staging},
     task::Task,
+    upload::Uploads,
 };
 
-/// Bytes of an upload that a core writes at a time.
-const WRITTEN_AT_ONCE: usize = 4 << 20;
 /// Launches after which a list is handed over although it is still open: the GPU begins with them
 /// while the host goes on.
 const LAUNCHES_AT_ONCE: usize = 32;
 /// The same of the first part of a list, which the GPU has nothing to do but wait for. Every part is
-/// twice as long as the one before.
+/// half as long again as the one before.
 const FIRST_LAUNCHES: usize = 8;
 /// Lists for which a bind group is kept that none of them used: it keeps its buffers alive.
 const KEPT_LISTS: u64 = 256;
@@ -97,6 +96,8 @@ pub(super) struct Gatherer {
     pipelines: Mutex<HashMap<&'static str, Result<Arc<ComputePipeline>, LaunchError>>>,
     /// Used on the server's thread alone.
     groups: Mutex<Groups>,
+    staging: Staging,
+    uploads: Uploads,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,6 +112,8 @@ impl Gatherer {
             queue: queue::of(device)?,
             pipelines: Mutex::default(),
             groups: Mutex::default(),
+            staging: Staging::default(),
+            uploads: Uploads::default(),
         }))
     }
 
@@ -158,7 +161,7 @@ impl Gatherer {
             open.launches.push(launch);
             let is_full = open.launches.len() >= open.full;
             if is_full {
-                open.full = (2 * open.full).min(LAUNCHES_AT_ONCE);
+                open.full = (open.full + open.full / 2).min(LAUNCHES_AT_ONCE);
             }
             is_full
         });
@@ -174,40 +177,62 @@ impl Gatherer {
         POOLS.with_borrow_mut(|pools| pools.entry(address).or_default().take(bytes, client))
     }
 
-    /// Writes whole words to a buffer in a few large parts, by several threads: a transfer takes tens of
-    /// microseconds however small it is, and CubeCL's are one thread's. The threads are none of a pool
-    /// that others wait in: these may be waiting for this very server.
-    pub(super) fn upload(&self, bytes: Bytes, to: Handle) {
+    /// Shows the first bytes of a buffer (whole words), once all is done that was launched before.
+    pub(super) fn read<T>(
+        self: &Arc<Self>,
+        from: Handle,
+        bytes: usize,
+        show: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, String> {
         submit();
-        let queue = self.queue.queue.clone();
+        let (bytes, device) = (bytes as u64, &self.queue.device);
+        let copy = Arc::new(ReadBack::new(self.staging.take(device, bytes), bytes));
+        let (this, to) = (self.clone(), copy.clone());
+        self.server.submit(move |server| {
+            if let Err(error) = this.copy(server, from, &to) {
+                to.end(Err(error));
+            }
+        });
+        self.server.flush_queue();
+        copy.wait(device, &self.staging, || self.server.flush_queue(), show)
+    }
+
+    /// On the server's thread: submits a copy.
+    fn copy(
+        &self,
+        server: &mut WgpuServer,
+        from: Handle,
+        to: &Arc<ReadBack>,
+    ) -> Result<(), String> {
+        ComputeServer::flush(server, StreamId::current()).map_err(|error| error.to_string())?;
+        let found = ComputeServer::get_resource(server, from.binding(), StreamId::current());
+        let found = found.map_err(|error| error.to_string())?;
+        let place = found.resource();
+        if place.size < to.bytes {
+            return Err(format!("{} bytes of a buffer of {}", to.bytes, place.size));
+        }
+        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&place.buffer, place.offset, &to.staging, 0, to.bytes);
+        self.queue.queue.submit([encoder.finish()]);
+        to.map();
+        Ok(())
+    }
+
+    /// Writes whole words to a buffer, behind all that was launched before.
+    pub(super) fn upload(self: &Arc<Self>, bytes: Bytes, to: Handle) {
+        submit();
+        let this = self.clone();
         self.server.submit(move |server| {
             // What used that memory before comes first.
             flush(server);
             let found = ComputeServer::get_resource(server, to.binding(), StreamId::current());
-            let found = match found {
-                Ok(found) => found,
-                Err(error) => return tracing::error!(%error, "not uploaded"),
-            };
-            let (place, queue) = (found.resource(), &queue);
-            let write = |(i, part): (usize, &[u8])| {
-                let offset = place.offset + (i * WRITTEN_AT_ONCE) as u64;
-                let size = NonZeroU64::new(part.len() as u64);
-                let view =
-                    size.and_then(|size| queue.write_buffer_with(&place.buffer, offset, size));
-                let Some(mut view) = view else {
-                    return tracing::error!(offset, "not uploaded");
-                };
-                view.copy_from_slice(part);
-            };
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let threads = threads.min(bytes.len().div_ceil(WRITTEN_AT_ONCE));
-            std::thread::scope(|scope| {
-                for first in 0..threads {
-                    let parts = bytes.chunks(WRITTEN_AT_ONCE).enumerate();
-                    scope.spawn(move || parts.skip(first).step_by(threads).for_each(write));
-                }
+            let written = found.map_err(|error| error.to_string()).and_then(|found| {
+                let place = found.resource();
+                this.uploads.write(&this.queue, &bytes, &place.buffer, place.offset)
             });
-            queue.submit([]);
+            if let Err(error) = written {
+                tracing::error!(%error, "not uploaded");
+            }
         });
         self.server.flush_queue();
     }

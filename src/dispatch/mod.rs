@@ -12,9 +12,11 @@ mod device;
 pub mod gather;
 mod manifest;
 pub mod queue;
+mod read_back;
 mod task;
 mod trace;
 pub mod tune;
+mod upload;
 
 pub use device::{Kernels, LaunchError};
 pub use manifest::{ENTRIES, Entry, Language, find};

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::Tensor;
 use thiserror::Error;
 
 use super::{Sampler, SamplingError, SamplingOptions, StopError, StopStrings, TextStream};
@@ -180,16 +179,10 @@ pub(super) fn last_logits<B: Backend>(
     while let Some(part) = parts.next() {
         let logits = model.forward(&TokenBatch::new(&[part])?, Some(cache), LogitRows::Last)?;
         if parts.peek().is_none() {
-            return read(logits);
+            return B::read(logits).map_err(GenerateError::Device);
         }
     }
     Err(BatchError::Empty { row: 0 }.into())
-}
-
-/// Reads f32 values back from the device.
-fn read<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>, GenerateError> {
-    let data = tensor.try_into_data().map_err(|e| GenerateError::Device(e.to_string()))?;
-    data.into_vec::<f32>().map_err(|e| GenerateError::Device(format!("{e:?}")))
 }
 
 /// Tokens on their way to text.

@@ -108,23 +108,6 @@ impl<B: Backend> Decoder<B> {
     pub(super) fn forward(
         &self,
         tokens: &TokenBatch,
-        cache: Option<&mut Cache<B>>,
-        rows: LogitRows,
-        observer: Option<&mut Observer<'_, B>>,
-        adapters: &Active<'_, B>,
-    ) -> Result<Tensor<B, 2>, ModelError> {
-        // One more position for each sequence, and nothing beside the layers that would look into it.
-        let is_step = tokens.len() == 1
-            && cache.is_some()
-            && observer.is_none()
-            && adapters.is_part_of_products(tokens.batch());
-        let layers = || self.run(tokens, cache, rows, observer, adapters);
-        if is_step { B::gather(&self.device, layers) } else { layers() }
-    }
-
-    fn run(
-        &self,
-        tokens: &TokenBatch,
         mut cache: Option<&mut Cache<B>>,
         rows: LogitRows,
         mut observer: Option<&mut Observer<'_, B>>,

@@ -62,8 +62,16 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
     ) -> Result<Tensor<B, 3>, ModelError> {
         let Pass { rows, deltas, observer } = pass;
         let adapters = deltas.over(&self.slots, tokens.batch(), tokens.len())?;
-        let normed = self.decoder.forward(tokens, cache, rows, observer, &adapters)?;
-        let logits = self.output.forward(normed, &adapters)?;
+        // One more position for each sequence, and nothing beside the layers that would look into it.
+        let is_step = tokens.len() == 1
+            && cache.is_some()
+            && observer.is_none()
+            && adapters.is_part_of_products(tokens.batch());
+        let logits = || -> Result<_, ModelError> {
+            let normed = self.decoder.forward(tokens, cache, rows, observer, &adapters)?;
+            Ok(self.output.forward(normed, &adapters)?)
+        };
+        let logits = if is_step { B::gather(self.device(), logits) } else { logits() }?;
         let [rows, vocabulary] = logits.dims();
         let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
         Ok(logits.reshape([tokens.batch(), rows / tokens.batch(), vocabulary]))

@@ -107,8 +107,13 @@ pub(super) fn dense_rows<B: Backend>(
     device: &B::Device,
     dtype: DType,
 ) -> Tensor<B, 2> {
-    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-    let rows = B::dense_rows(weight, Tensor::from_data(&ids[..], device));
+    let rows = if let [id] = ids {
+        // A row is a part of the matrix, where it lies.
+        weight.narrow(0, *id as usize, 1)
+    } else {
+        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        B::dense_rows(weight, Tensor::from_data(&ids[..], device))
+    };
     if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
 }
 

@@ -83,8 +83,12 @@ impl RopeFrequencies {
     ) -> [Tensor<B, 3>; 2] {
         let shape = [rows, positions.len() / rows, self.0.len()];
         let angles = || positions.iter().flat_map(|&p| self.0.iter().map(move |f| p as f32 * f));
-        [angles().map(f32::cos).collect::<Vec<_>>(), angles().map(f32::sin).collect()]
-            .map(|v| Tensor::from_data(TensorData::new(v, shape), (device, DType::F32)))
+        let both: Vec<f32> = angles().map(f32::cos).chain(angles().map(f32::sin)).collect();
+        // As one, for to a GPU each transfer takes its time.
+        let len = both.len() / 2;
+        let both =
+            Tensor::<B, 1>::from_data(TensorData::new(both, [2 * len]), (device, DType::F32));
+        [0, len].map(|first| both.clone().narrow(0, first, len).reshape(shape))
     }
 }
 

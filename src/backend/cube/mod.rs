@@ -141,6 +141,11 @@ impl<R: Gpu> Backend for Cube<R> {
         R::kernels(device).gather(work)
     }
 
+    fn read<const D: usize>(tensor: Tensor<Self, D>) -> Result<Vec<f32>, String> {
+        let tensor = tensors::contiguous(tensor.cast(DType::F32));
+        R::kernels(&tensor.device).floats(tensor.handle, tensor.meta.num_elements())
+    }
+
     fn joins_linears() -> bool {
         true
     }
