@@ -104,12 +104,12 @@ impl ReadBack {
             let poll = match self.submitted.load(Ordering::Acquire) {
                 true if is_busy => PollType::Poll,
                 true => PollType::wait_indefinitely(),
+                false if is_busy => {
+                    spin_loop();
+                    continue;
+                }
                 false => {
-                    if is_busy {
-                        spin_loop()
-                    } else {
-                        std::thread::sleep(AWAKE)
-                    }
+                    std::thread::sleep(AWAKE);
                     continue;
                 }
             };

@@ -62,7 +62,9 @@ impl Uploads {
                 offset += part.len() as u64;
             }
             queue.queue.submit([encoder.finish()]);
-            parts.into_iter().for_each(|(_, buffer)| self.map(buffer));
+            for (_, buffer) in &parts {
+                self.map(buffer);
+            }
         }
         Ok(())
     }
@@ -88,7 +90,7 @@ impl Uploads {
     }
 
     /// Asks for a buffer back once the device is done with it.
-    fn map(&self, buffer: Buffer) {
+    fn map(&self, buffer: &Buffer) {
         let (ready, made, same) = (self.ready.clone(), self.made.clone(), buffer.clone());
         buffer.slice(..).map_async(MapMode::Write, move |mapped| {
             if mapped.is_ok() {

@@ -49,20 +49,22 @@ thread_local! {
 /// Whether there is a crew.
 static HIRED: AtomicBool = AtomicBool::new(false);
 
+/// Lets a crew go, also when its work panics.
+struct Dismiss<'a>(&'a Crew);
+
+impl Drop for Dismiss<'_> {
+    fn drop(&mut self) {
+        CREW.set(ptr::null());
+        self.0.is_over.store(true, Ordering::Release);
+        HIRED.store(false, Ordering::Release);
+    }
+}
+
 /// Runs `work` with rayon's threads at hand for what it shares out.
 pub fn with_crew<T>(work: impl FnOnce() -> T) -> T {
     let members = rayon::current_num_threads() - 1;
     if members == 0 || HIRED.swap(true, Ordering::Acquire) {
         return work();
-    }
-    /// Lets the members go, also when `work` panics.
-    struct Dismiss<'a>(&'a Crew);
-    impl Drop for Dismiss<'_> {
-        fn drop(&mut self) {
-            CREW.set(ptr::null());
-            self.0.is_over.store(true, Ordering::Release);
-            HIRED.store(false, Ordering::Release);
-        }
     }
     let nothing: &'static Job<'static> = &|| ();
     let crew = Crew {
@@ -92,22 +94,22 @@ pub(super) fn run(job: &Job<'_>) -> bool {
     true
 }
 
+/// Closes a job and waits until no member is at work, also when the caller's part panics.
+struct Close<'a>(&'a AtomicU64);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(ONE_JOB, Ordering::AcqRel);
+        while !self.0.load(Ordering::Acquire).is_multiple_of(ONE_JOB) {
+            spin_loop();
+        }
+    }
+}
+
 impl Crew {
     fn run(&self, job: &Job<'_>) {
-        /// Waits until no member is at work, also when the caller's part panics.
-        struct Close<'a>(&'a AtomicU64);
-        impl Drop for Close<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_add(ONE_JOB, Ordering::AcqRel);
-                while self.0.load(Ordering::Acquire) % ONE_JOB != 0 {
-                    spin_loop();
-                }
-            }
-        }
         // SAFETY: only the lifetime changes. Members enter while the job is open, and `Close` waits for them.
-        let lasting = unsafe {
-            std::mem::transmute::<*const Job<'_>, *const Job<'static>>(ptr::from_ref(job))
-        };
+        let lasting = unsafe { std::mem::transmute::<&Job<'_>, &'static Job<'static>>(job) };
         // SAFETY: no job is open, and nobody is at work.
         unsafe { *self.job.get() = lasting };
         self.state.fetch_add(ONE_JOB, Ordering::Release);
