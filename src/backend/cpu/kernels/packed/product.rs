@@ -194,16 +194,14 @@ impl<F: Format> Product<'_, '_, F> {
         let mut factors = [[0.0; FEATURES]; 8];
         let mut minimums = [[0.0; FEATURES]; 8];
         for b in 0..self.w.depth / F::VALUES {
-            let at = b * F::BYTES;
-            let block = rows.block(at);
+            let block = b * F::BYTES;
+            rows.prefetch(integers, block, F::BYTES);
+            let block = rows.block(block);
             let mut to = Block { codes: &mut [], factors: &mut factors, minimums: &mut minimums };
             F::factors(integers, block, &mut to);
-            // A part before each group: a processor has only so many reads under way.
-            let part = F::BYTES.div_ceil(F::PLACES.len());
             for (g, place) in F::PLACES.iter().enumerate() {
-                rows.prefetch(integers, at + g * part, part);
-                let group = b * F::PLACES.len() + g;
-                let x = Group { words: &words[group], scale: scales[group], sum: sums[group] };
+                let at = b * F::PLACES.len() + g;
+                let x = Group { words: &words[at], scale: scales[at], sum: sums[at] };
                 let (factors, minimums) = (&factors[g], &minimums[g]);
                 integers.add_group::<F::Codes>(block, *place, x, factors, minimums, &mut totals);
             }
