@@ -31,12 +31,12 @@ impl Backend for Cpu {
         DType::F32
     }
 
-    /// The rows of a product in the order of the kernels, or in 8 bits for packed weights, stay
-    /// allocated for the next one.
     fn gather<T>(_device: &Self::Device, work: impl FnOnce() -> T) -> T {
         kernels::with_crew(work)
     }
 
+    /// The rows of a product in the order of the kernels, or in 8 bits for packed weights, stay
+    /// allocated for the next one.
     fn scratch_bytes(step: &StepShape) -> u64 {
         let (rows, depth) = (step.rows, step.hidden.max(step.intermediate).max(step.queries));
         let arranged =

@@ -44,7 +44,7 @@ pub(super) trait Format: 'static {
 
 /// Where the 32 codes of a group lie in a block: bytes from its start, and what of them.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // AVX2 alone multiplies codes in place
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // x86 alone multiplies codes in place
 pub(super) enum Place {
     /// Sixteen bytes: the low nibbles of all, then the high ones.
     Nibbles(usize),
@@ -54,6 +54,17 @@ pub(super) enum Place {
     High(usize),
     /// 32 signed bytes: codes less the format's offset.
     Signed(usize),
+}
+
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // as above
+impl Place {
+    /// Where the bytes begin, and how many there are.
+    pub(super) const fn bytes(self) -> (usize, usize) {
+        match self {
+            Self::Nibbles(at) => (at, 16),
+            Self::Low(at) | Self::High(at) | Self::Signed(at) => (at, 32),
+        }
+    }
 }
 
 /// Unpacked codes, whatever format they come from.

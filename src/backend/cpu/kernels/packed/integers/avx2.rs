@@ -255,10 +255,7 @@ impl Integers for Avx2 {
         minimums: &[f32; FEATURES],
         totals: &mut [f32; FEATURES],
     ) {
-        let (at, len) = match place {
-            Place::Nibbles(at) => (at, 16),
-            Place::Low(at) | Place::High(at) | Place::Signed(at) => (at, 32),
-        };
+        let (at, len) = place.bytes();
         let (bytes, starts) = rows.places(at, len);
         let sums = (factors, minimums, totals);
         // SAFETY: `self` proves that the processor has what these enable, and `len` bytes from each start are within

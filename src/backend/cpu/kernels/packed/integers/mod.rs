@@ -49,7 +49,7 @@ pub(super) struct Rows<'a, const R: usize> {
 
 /// One group of 32 values of a row of activations.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // AVX2 alone multiplies codes in place
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // x86 alone multiplies codes in place
 pub(super) struct Group<'a> {
     pub(super) words: &'a [u32; 8],
     pub(super) scale: f32,

@@ -2,25 +2,25 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words};
+use super::{
+    BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words, avx2::Avx2,
+};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512 F, VL, DQ, BW and VNNI; only [`Vnni::detect`] makes one.
+/// Proof that the processor has AVX-512 F, VL, DQ, BW and VNNI, and what [`Avx2`] has; only [`Vnni::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Vnni(());
 
 impl Vnni {
     /// The proof, if the processor and the operating system support it.
     pub(super) fn detect() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx512f")
+        let has = Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("avx512vnni");
         has.then_some(Self(()))
     }
 }
@@ -214,10 +214,7 @@ impl Integers for Vnni {
         minimums: &[f32; FEATURES],
         totals: &mut [f32; FEATURES],
     ) {
-        let (at, len) = match place {
-            Place::Nibbles(at) => (at, 16),
-            Place::Low(at) | Place::High(at) | Place::Signed(at) => (at, 32),
-        };
+        let (at, len) = place.bytes();
         let (bytes, starts) = rows.places(at, len);
         let sums = (factors, minimums, totals);
         // SAFETY: `self` proves that the processor has what these enable, and `len` bytes from each start are within
