@@ -3,16 +3,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use metal_candle::{
+    adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
     backend::{
         Wgpu,
         wgpu::{ShaderLanguage, TASKS_PER_SUBMISSION, submissions},
     },
     dispatch::{Kernels, Launch, Origin, Recorder},
     formats::Checkpoint,
-    models::{self, LoadOptions, LogitRows, TokenBatch},
+    models::{self, CausalLm, LoadOptions, LogitRows, TokenBatch},
 };
 use support::fixture;
 
@@ -72,5 +73,28 @@ fn a_decode_step_runs_pregenerated_kernels() {
         assert_eq!(count(Origin::Pregenerated, ""), 6 * layers + 2, "{counts:#?}");
         assert_eq!(count(Origin::Jit, ""), 0, "{counts:#?}");
         assert_eq!(count(Origin::Burn, ""), 0, "{counts:#?}");
+
+        // With an adapter there are as many: its products are a part of the base's.
+        let model: Arc<dyn CausalLm<Wgpu>> = model.into();
+        let registry = AdapterRegistry::new(model.slots());
+        let config = LoraConfig::new(16, 32.0, TargetModules::AllLinear);
+        let adapter = Adapter::random(config, model.slots().table(), 1e-3, 1).expect("adapter");
+        registry.add_adapter("a", adapter).expect("registered");
+        registry.apply_adapter("a").expect("applied");
+        let adapted = registry.adapt(&model).expect("this model");
+        let mut step = || {
+            let batch = TokenBatch::new(&[&[49]]).expect("tokens");
+            let logits = adapted.forward(&batch, Some(&mut cache), LogitRows::Last);
+            logits.expect("forward").into_data();
+            recorder.take(&kernels).expect("the log")
+        };
+        step();
+        let adapted = step();
+        let names = |launches: &[Launch]| -> Vec<String> {
+            launches.iter().map(|launch| launch.kernel.clone()).collect()
+        };
+        assert_eq!(adapted.len(), launches.len(), "{:#?}", names(&adapted));
+        let lora = adapted.iter().filter(|l| l.kernel.starts_with("lora_")).count();
+        assert_eq!(lora, 4 * layers, "{:#?}", names(&adapted));
     }
 }

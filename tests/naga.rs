@@ -43,7 +43,7 @@ struct Pair<'a> {
 fn difference(case: &Case, ours: &[Vec<u8>], theirs: &[Vec<u8>]) -> f64 {
     let outputs = case.buffers.iter().zip(ours).zip(theirs);
     let differences = outputs.filter_map(|((buffer, ours), theirs)| {
-        let Buffer::Output(expected) = buffer else { return None };
+        let (Buffer::Output(expected) | Buffer::Both(_, expected)) = buffer else { return None };
         Some(Expected { values: expected.decode(ours), ..expected.clone() }.error(theirs))
     });
     differences.fold(0.0, f64::max)

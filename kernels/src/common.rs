@@ -48,9 +48,9 @@ impl Reduce {
 
     /// Threads that add up without shared memory.
     const fn in_step(self) -> u32 {
-        match self {
-            Self::Plane(n) | Self::Planes(n, _) => n,
-            Self::Shared(_) => 1,
+        match self.plane() {
+            Some(n) => n,
+            None => 1,
         }
     }
 }

@@ -14,6 +14,7 @@
 
 // What these lints propose has no counterpart in a `#[cube]` function.
 #![allow(
+    clippy::collapsible_if,
     clippy::manual_div_ceil,
     clippy::manual_is_multiple_of,
     clippy::needless_pass_by_value,

@@ -77,7 +77,7 @@ pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
         shared_bytes: msl.shared_memory_size(),
         msl: without_info(&msl.to_string(), &name)?,
         wgsl: without_info(&wgsl.to_string(), &name)?,
-        spirv: spirv.assembled_module,
+        spirv: relaxed(spirv.assembled_module, &name)?,
         cuda: without_info(&cuda.to_string(), &name)?,
         name,
     })
@@ -110,4 +110,41 @@ pub fn without_info(text: &str, name: &str) -> Result<String, String> {
     let kept = kept.join("\n") + "\n";
     let is_used = kept.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "info");
     if is_used { Err(format!("{name} reads the information block")) } else { Ok(kept) }
+}
+
+/// A SPIR-V module whose atomic loads and stores order nothing else, as in the other languages: ours
+/// carry all that they say in the value. CubeCL has them acquire and release: that is a fence at every
+/// look, which older Mesa drivers on the CPU even take for a barrier of the cube.
+///
+/// # Errors
+/// That the module has no constant for that.
+fn relaxed(mut module: Vec<u32>, name: &str) -> Result<Vec<u32>, String> {
+    const HEADER: usize = 5;
+    const OP_TYPE_INT: u32 = 21;
+    const OP_CONSTANT: u32 = 43;
+    const OP_ATOMIC_LOAD: u32 = 227;
+    const OP_ATOMIC_STORE: u32 = 228;
+    let (mut unsigned, mut none) = (None, None);
+    let mut at = HEADER;
+    while at < module.len() {
+        let (length, op) = ((module[at] >> 16) as usize, module[at] & 0xffff);
+        let semantics = match op {
+            OP_TYPE_INT if module[at + 2..at + 4] == [32, 0] => {
+                unsigned = Some(module[at + 1]);
+                None
+            }
+            OP_CONSTANT if Some(module[at + 1]) == unsigned && module[at + 3] == 0 => {
+                none = Some(module[at + 2]);
+                None
+            }
+            OP_ATOMIC_LOAD => Some(at + 5),
+            OP_ATOMIC_STORE => Some(at + 3),
+            _ => None,
+        };
+        if let Some(semantics) = semantics {
+            module[semantics] = none.ok_or_else(|| format!("{name} for SPIR-V: no constant 0"))?;
+        }
+        at += length.max(1);
+    }
+    Ok(module)
 }

@@ -13,7 +13,7 @@ pub enum Weight<'a, B: Backend> {
     Packed(&'a B::Packed),
 }
 
-/// What [`Backend::fused_linear`] computes: `out = norm(x) · wᵀ + bias + residual`, and then
+/// What [`Backend::fused_linear`] computes: `out = norm(x) · (w + b · a)ᵀ + bias + residual`, and then
 /// `silu(gate) · up` if it is gated.
 #[derive(Debug)]
 pub struct FusedLinear<'a, B: Backend> {
@@ -21,6 +21,8 @@ pub struct FusedLinear<'a, B: Backend> {
     pub weight: Weight<'a, B>,
     /// The weight `[in]` and epsilon of the [norm](Backend::rms_norm) that `x` goes through first.
     pub norm: Option<(Tensor<B, 1>, f64)>,
+    /// What an adapter adds to `w`: `a` of `[r, in]` and `b` of `[out, r]`. For one row.
+    pub low_rank: Option<[Tensor<B, 2>; 2]>,
     /// `[out]`.
     pub bias: Option<Tensor<B, 1>>,
     /// `[rows, out]`.

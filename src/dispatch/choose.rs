@@ -65,16 +65,12 @@ pub fn flash(dim: u32, f16: bool, params: &attention::Params) -> Option<attentio
 
 /// A matrix-vector kernel; behind a norm there are some for one row only.
 pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> matvec::MatVec {
-    let batch = params.batch.next_power_of_two();
     let choices = kernels.choices();
-    let normed = params.norm.is_some();
     // The class is a text: not worth making for every launch where nothing was chosen.
     if !choices.matvec.is_empty()
         && let Some(name) = choices.matvec.get(&matvec_class(format, params))
         && let Some(kernel) = by_name(name)
-        && (kernel.format, kernel.batch, kernel.normed) == (format, batch, normed)
-        && (!params.gated || kernel.takes_gates())
-        && kernel.takes_columns(params.columns as usize)
+        && kernel.takes(format, params)
         && kernels.meets(&Kernel::MatVec(kernel).needs())
     {
         return kernel;
@@ -94,8 +90,13 @@ fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::
         Reduce::Plane(n) => Reduce::Planes(n, count),
         other => other,
     };
-    // As measured on an H100 (docs/kernels.md); `tune` finds better ones for other devices.
+    let low_rank = params.low_rank.is_some();
+    // As measured on an H100 (docs/kernels.md); `tune` finds better ones for other devices. (With an
+    // adapter there is one shape.)
     let (groups, rows, reduce) = match (reduce, batch, format.is_packed()) {
+        (Reduce::Plane(_), 1, true) if low_rank && !normed => (8, 2, reduce),
+        (Reduce::Plane(_), 1, false) if low_rank && !normed => (1, 2, planes(4)),
+        (Reduce::Plane(_), 1, false) if low_rank => (1, 4, planes(4)),
         (Reduce::Shared(_), 8, _) => (4, 1, reduce),
         (Reduce::Shared(_), ..) => (4, 2, reduce),
         (_, 2.., _) => (4, 1, reduce),
@@ -108,7 +109,7 @@ fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::
         (_, _, true) if normed || params.rows >= 8192 => (4, 4, reduce),
         (_, _, true) => (8, 2, reduce),
     };
-    matvec::MatVec { format, batch, groups, rows, reduce, normed }
+    matvec::MatVec { format, batch, groups, rows, reduce, normed, low_rank }
 }
 
 /// The matrix-vector kernel of the table that has this name.
@@ -140,4 +141,47 @@ pub fn splits(kernels: &Kernels, dim: u32, f16: bool, params: &attention::Params
     let heads = params.batch * params.kv_heads * params.rows_per_kv_head().div_ceil(8);
     let wanted = BUSY_DECODING.div_ceil(heads);
     wanted.min(params.keys.div_ceil(LEAST_KEYS)).clamp(1, attention::MAX_SPLITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use matvec::{LowRank, Params};
+
+    use super::*;
+
+    #[test]
+    fn shapes_are_in_the_table() {
+        let all = table();
+        for format in Format::ALL {
+            for reduce in [Reduce::Plane(32), Reduce::Shared(16)] {
+                for batch in 1..=8 {
+                    for (rows, columns) in [(16, 2048), (2048, 16), (2048, 2048), (16_384, 2048)] {
+                        for (norm, gated, low_rank) in [
+                            (None, false, None),
+                            (Some(1e-5), false, None),
+                            (Some(1e-5), true, None),
+                            (None, false, Some(LowRank::default())),
+                            (Some(1e-5), false, Some(LowRank::default())),
+                            (Some(1e-5), true, Some(LowRank::default())),
+                        ] {
+                            if batch > 1 && (norm.is_some() || low_rank.is_some()) {
+                                continue;
+                            }
+                            let params = Params {
+                                rows,
+                                columns,
+                                batch,
+                                norm,
+                                gated,
+                                low_rank,
+                                ..Params::default()
+                            };
+                            let kernel = Kernel::MatVec(by_shape(format, &params, reduce));
+                            assert!(all.contains(&kernel), "{} for {params:?}", kernel.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! is *pregenerated*: nothing is expanded or tuned at run time, only the driver compiles. Any other
 //! is expanded from the same source (*jit*), with a `tracing` line that says why.
 
+mod cells;
 pub mod check;
 pub mod choose;
 mod client;

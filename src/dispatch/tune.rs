@@ -231,11 +231,7 @@ impl<'a> Tuner<'a> {
         let mut timings = Vec::new();
         for kernel in table() {
             let Kernel::MatVec(variant) = kernel else { continue };
-            if variant.format != format
-                || variant.normed != params.norm.is_some()
-                || (params.gated && !variant.takes_gates())
-                || variant.batch != params.batch.next_power_of_two()
-                || !variant.takes_columns(columns)
+            if !variant.takes(format, params)
                 || !self.kernels.meets(&kernel.needs())
                 || (!timings.is_empty() && start.elapsed() > budget)
             {
@@ -246,7 +242,7 @@ impl<'a> Tuner<'a> {
                 // The gain of the norm.
                 inputs.extend(variant.normed.then_some(&x[0]));
                 inputs.push(&added[0]);
-                let cubes = variant.cubes(params.rows);
+                let cubes = variant.cubes(params);
                 // SAFETY: the buffers were made for these parameters.
                 unsafe { self.kernels.launch(kernel, cubes, &inputs, params.words(), &[&out]) }
             })?;

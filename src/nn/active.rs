@@ -90,9 +90,8 @@ impl<B: Backend> Active<'_, B> {
         around: Around<'_, B>,
     ) -> Option<Tensor<B, 2>> {
         let Around { norm, residual, gated } = around;
-        let norm = norm.map(RmsNorm::parts);
-        let (mut bias, mut residual) = (base.bias(), residual.cloned());
-        let mut weight = base.matrix.weight();
+        let (norm, residual) = (norm.map(RmsNorm::parts), residual.cloned());
+        let (mut weight, mut bias) = (base.matrix.weight(), base.bias());
         let group = self.group(base.slot);
         if group.is_some() && !self.is_part_of_products(x.dims()[0]) {
             return None;
@@ -101,26 +100,9 @@ impl<B: Backend> Active<'_, B> {
             weight = Weight::Dense(whole.weight.clone());
             bias = whole.bias.clone().map(|bias| bias.reshape([-1]));
         }
-        if let Some(factors) = group.and_then(|group| group.factors.as_ref()) {
-            // What the adapter adds to a single row is what a bias is.
-            let first = FusedLinear {
-                weight: Weight::Dense(factors.a.clone()),
-                norm: norm.clone(),
-                bias: None,
-                residual: None,
-                gated: false,
-            };
-            let second = FusedLinear {
-                weight: Weight::Dense(factors.b.clone()),
-                norm: None,
-                bias: bias.take(),
-                residual: residual.take(),
-                gated: false,
-            };
-            let low = B::fused_linear(&B::fused_linear(x, &first)?, &second)?;
-            bias = Some(low.reshape([-1]));
-        }
-        B::fused_linear(x, &FusedLinear { weight, norm, bias, residual, gated })
+        let factors = group.and_then(|group| group.factors.as_ref());
+        let low_rank = factors.map(|factors| [factors.a.clone(), factors.b.clone()]);
+        B::fused_linear(x, &FusedLinear { weight, norm, low_rank, bias, residual, gated })
     }
 
     /// The product of a stored matrix with `x`, `[rows, in]` to `[rows, out]`, with all that changes

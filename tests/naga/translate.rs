@@ -124,7 +124,7 @@ impl Translated {
             .iter()
             .filter_map(|(binding, _)| case.buffers.get(binding.binding as usize))
             .map(|buffer| match buffer {
-                Buffer::Input(bytes) => bytes.len(),
+                Buffer::Input(bytes) | Buffer::Both(bytes, _) => bytes.len(),
                 Buffer::Output(expected) => expected.bytes(),
             })
             .flat_map(|bytes| (bytes as u32).to_le_bytes())

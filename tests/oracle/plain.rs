@@ -36,6 +36,15 @@ pub fn linear(x: &[f64], w: &[f64], bias: Option<&[f64]>, inputs: usize) -> Vec<
     x.chunks(inputs).flat_map(row).collect()
 }
 
+/// The size of such products where nothing cancels: the largest root of a sum of squared terms.
+pub fn size_of_products(x: &[f64], w: &[f64], inputs: usize) -> f64 {
+    let size = |(x, w): (&[f64], &[f64])| -> f64 {
+        x.iter().zip(w).map(|(x, w)| (x * w).powi(2)).sum::<f64>().sqrt()
+    };
+    let pairs = x.chunks(inputs).flat_map(|x| w.chunks(inputs).map(move |w| (x, w)));
+    pairs.map(size).fold(0.0, f64::max)
+}
+
 pub fn rms_norm(x: &[f64], w: &[f64], epsilon: f64) -> Vec<f64> {
     x.chunks(w.len())
         .flat_map(|row| {

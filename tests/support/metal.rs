@@ -83,7 +83,7 @@ pub fn launch(
     for (buffer, bytes) in case.buffers.iter().zip(&mut bytes) {
         launch = match buffer {
             Buffer::Input(_) => launch.read(bytes),
-            Buffer::Output(_) => launch.read_write(bytes),
+            Buffer::Output(_) | Buffer::Both(..) => launch.read_write(bytes),
         };
     }
     for bytes in more {

@@ -2,10 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::{MatVec, PADDED, finish, first_row, row_starts, zeros};
+use super::{Buffers, MatVec, PADDED, finish, first_row, low_rank, row_starts, zeros};
 use crate::{
     blocks::{PIECE, Piece, decode, empty_piece, fetch, run_start, settle},
-    common::{Builder, F4, U4, dot4},
+    common::{F4, U4, dot4},
 };
 
 /// Words of the weight that a thread has under way, about.
@@ -55,11 +55,9 @@ impl MatVec {
     /// takes what the threads have under way and no more, so that several cubes fit a processor.
     pub(crate) const fn tile(self) -> usize {
         let under_way = self.reduce.threads() as usize * self.together() * self.ahead() * PIECE;
-        let values = match (self.reduce.plane().is_some(), self.batch) {
-            (true, 1) if under_way < LARGEST_TILE => LARGEST_TILE / 2,
-            (true, _) => LARGEST_TILE,
-            (false, _) => LARGEST_TILE / 2,
-        };
+        let is_small =
+            self.reduce.plane().is_none() || (self.batch == 1 && under_way < LARGEST_TILE);
+        let values = if is_small { LARGEST_TILE / 2 } else { LARGEST_TILE };
         values / self.batch as usize
     }
 
@@ -76,16 +74,15 @@ impl MatVec {
 fn stage(
     shared: &mut SharedMemory<F4>,
     sums: &mut Array<f32>,
-    x: &Array<F4>,
-    gain: &Array<F4>,
-    x_first: usize,
-    columns: usize,
+    io: &Buffers,
     from: usize,
     count: usize,
-    batch: usize,
     #[comptime] kernel: MatVec,
 ) {
     let tile = comptime!(kernel.tile());
+    let columns = io.params[1] as usize;
+    let batch = io.params[2] as usize;
+    let x_first = io.params[4] as usize;
     sync_cube();
     #[unroll]
     for m in 0..comptime!(kernel.batch as usize) {
@@ -93,10 +90,10 @@ fn stage(
         let mut v = UNIT_POS_X as usize;
         while v < count / 4 {
             let place = (v / 8) * comptime!(PADDED / 4) + v % 8;
-            let mut value = x[base + v];
+            let mut value = io.x[base + v];
             if comptime!(kernel.normed) {
                 sums[comptime!(kernel.products())] += dot4(value, value);
-                value *= gain[from / 4 + v];
+                value *= io.gain[from / 4 + v];
             }
             shared[comptime!(m * tile / PIECE * PADDED / 4) + place] = value;
             v += comptime!(kernel.threads() as usize);
@@ -240,16 +237,7 @@ fn read(
 }
 
 #[cube]
-fn matvec(
-    weight: &Array<u32>,
-    wide: &Array<U4>,
-    x: &Array<F4>,
-    gain: &Array<F4>,
-    add: &Array<f32>,
-    params: &Array<u32>,
-    out: &mut Array<f32>,
-    #[comptime] kernel: MatVec,
-) {
+fn matvec(weight: &Array<u32>, wide: &Array<U4>, io: &mut Buffers, #[comptime] kernel: MatVec) {
     let format = comptime!(kernel.format);
     let batch_max = comptime!(kernel.batch as usize);
     let row_count = comptime!(kernel.rows as usize);
@@ -258,20 +246,19 @@ fn matvec(
     let pieces = comptime!(format.pieces());
     let bytes = comptime!(format.block_bytes());
 
-    let columns = params[1] as usize;
-    let batch = params[2] as usize;
-    let x_first = params[4] as usize;
+    let columns = io.params[1] as usize;
     let lane = UNIT_POS_X as usize % threads;
-    let first = first_row(kernel);
+    let first = first_row(io, kernel);
+    let early = low_rank::early(io, first, kernel);
     // There are not that many rows.
-    let zero = params[2] >> 31;
+    let zero = io.params[2] >> 31;
 
     let mut shared = SharedMemory::<F4>::new(comptime!(
         kernel.tile() * kernel.batch as usize / PIECE * PADDED / 4
     ));
     let mut sums = zeros(kernel);
     let row_bytes = columns / comptime!(format.block_len()) * bytes;
-    let starts = row_starts(first, row_bytes, params, kernel);
+    let starts = row_starts(first, row_bytes, io, kernel);
 
     let at_once = comptime!(kernel.rows_at_once());
     let chunks = comptime!(row_count / at_once);
@@ -284,7 +271,7 @@ fn matvec(
         let last = count / comptime!(PIECE * kernel.together()) - 1;
         // The first pieces are on their way while `x` is staged.
         read(weight, wide, &starts, from, lane, last, &mut words, 0usize, kernel);
-        stage(&mut shared, &mut sums, x, gain, x_first, columns, from, count, batch, kernel);
+        stage(&mut shared, &mut sums, io, from, count, kernel);
         let mut t = lane;
         while t <= last {
             #[unroll]
@@ -343,23 +330,21 @@ fn matvec(
         }
         from += tile;
     }
-    finish(&mut sums, add, out, first, params, kernel);
+    finish(&mut sums, io, first, &early, kernel);
 }
 
-pub(super) fn expand(b: &mut Builder, kernel: MatVec) {
-    let w = if kernel.format.is_wide() { b.input::<U4>() } else { b.input::<u32>() };
-    let x = b.input::<F4>();
-    let gain = if kernel.normed { b.input::<F4>() } else { x.clone() };
-    let (add, params, out) = (b.input::<f32>(), b.input::<u32>(), b.output::<f32>());
-    matvec::expand(
-        &mut b.inner.scope,
-        w.clone().into(),
-        w.into(),
-        x.into(),
-        gain.into(),
-        add.into(),
-        params.into(),
-        out.into(),
-        kernel,
-    );
+#[cube]
+pub(super) fn product(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    io: &mut Buffers,
+    #[comptime] kernel: MatVec,
+) {
+    if comptime!(kernel.low_rank) {
+        if CUBE_POS < low_rank::rank(io) {
+            low_rank::leave(io, kernel);
+            terminate!();
+        }
+    }
+    matvec(weight, wide, io, kernel);
 }

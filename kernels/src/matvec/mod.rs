@@ -8,7 +8,8 @@
 //!   ([`MatVec::normed`]): it is multiplied with the norm's gain as it is staged, its squares are summed
 //!   beside the products, and the sums are divided at the end;
 //! - in these, the rows of the weight may be gates and, behind all gates, what they gate:
-//!   `out[m, r] = silu(gate[m, r]) · up[m, r]`.
+//!   `out[m, r] = silu(gate[m, r]) · up[m, r]`;
+//! - what an adapter adds to one row, [`LowRank`], in kernels of their own ([`MatVec::low_rank`]).
 //!
 //! A group of threads computes `rows` rows of the weight; a cube has `groups` groups.
 //! - Plain weights: a thread reads four values at a time, neighbours reading neighbours, and takes `x`
@@ -18,15 +19,18 @@
 //!   tile at a time.
 
 mod blocks;
+mod low_rank;
 mod plain;
 mod table;
 
 use cubecl::prelude::*;
+use half::f16;
 
 use crate::{
     Format, Needs, Reduce,
-    common::{Builder, group_sums, over_groups},
+    common::{Builder, F4, U4, group_sums, over_groups},
 };
+pub use low_rank::{LowRank, MAX_RANK};
 pub(crate) use table::table;
 
 /// What 32 of them take there.
@@ -47,6 +51,8 @@ pub struct MatVec {
     pub reduce: Reduce,
     /// Whether `x` goes through a norm: one row.
     pub normed: bool,
+    /// Whether an adapter adds something: one row.
+    pub low_rank: bool,
 }
 
 /// What is added to a product.
@@ -78,6 +84,8 @@ pub struct Params {
     pub norm: Option<f32>,
     /// Behind a norm: whether the first half of the weight's rows are gates of the second half.
     pub gated: bool,
+    /// The adapter, if there is one.
+    pub low_rank: Option<LowRank>,
 }
 
 impl Params {
@@ -85,16 +93,24 @@ impl Params {
     pub fn words(&self) -> Vec<u32> {
         let half = if self.gated { self.rows / 2 } else { 0 };
         let mut words = vec![self.rows, self.columns, self.batch, self.add as u32, self.first];
-        words.extend(self.norm.map(|epsilon| [half, epsilon.to_bits()]).into_iter().flatten());
+        if self.norm.is_some() || self.low_rank.is_some() {
+            words.extend([half, self.norm.map_or(0, f32::to_bits)]);
+        }
+        words.extend(self.low_rank.into_iter().flat_map(LowRank::words));
         words
     }
 }
 
 impl MatVec {
     pub(crate) fn name(self) -> String {
-        let Self { format, batch, groups, rows, reduce, normed } = self;
+        let Self { format, batch, groups, rows, reduce, normed, low_rank } = self;
+        let low_rank = if low_rank { "lora_" } else { "" };
         let norm = if normed { "norm_" } else { "" };
-        format!("{norm}matvec_{}_b{batch}_g{groups}r{rows}_{}", format.name(), reduce.name())
+        format!(
+            "{low_rank}{norm}matvec_{}_b{batch}_g{groups}r{rows}_{}",
+            format.name(),
+            reduce.name()
+        )
     }
 
     pub(crate) fn needs(self) -> Needs {
@@ -119,6 +135,16 @@ impl MatVec {
         columns > 0 && columns.is_multiple_of(self.columns_step())
     }
 
+    /// Whether it makes such products.
+    pub fn takes(self, format: Format, params: &Params) -> bool {
+        self.format == format
+            && self.batch == params.batch.next_power_of_two()
+            && self.normed == params.norm.is_some()
+            && self.low_rank == params.low_rank.is_some()
+            && (!params.gated || self.takes_gates())
+            && self.takes_columns(params.columns as usize)
+    }
+
     /// Whether it can have gates: a group computes a gate and what it gates.
     pub const fn takes_gates(self) -> bool {
         self.normed && self.rows.is_multiple_of(2)
@@ -129,17 +155,48 @@ impl MatVec {
         self.groups * self.reduce.threads()
     }
 
-    /// Cubes for a weight of so many rows.
-    pub const fn cubes(self, rows: u32) -> u32 {
-        rows.div_ceil(self.groups * self.rows)
+    /// Cubes of a launch.
+    pub fn cubes(self, params: &Params) -> u32 {
+        let rank = params.low_rank.map_or(0, |low_rank| low_rank.rank);
+        rank + params.rows.div_ceil(self.groups * self.rows)
     }
 
-    /// Buffers: weight, `x`, gain of the norm (if any), what is added, `params`; out.
+    /// Buffers: weight, `x`, the norm's gain (if there is a norm), what is added, the adapter's `a` and
+    /// `b` (if there is one), `params`; the cells (of an adapter), out.
     pub(crate) fn define(self) -> KernelDefinition {
-        let mut b = Builder::new();
-        let expand = if self.format.is_packed() { blocks::expand } else { plain::expand };
-        expand(&mut b, self);
-        b.finish(self.threads(), &self.name())
+        let mut builder = Builder::new();
+        let weight = match self.format {
+            Format::F32 => builder.input::<F4>(),
+            Format::F16 => builder.input::<Vector<f16, Const<4>>>(),
+            format if format.is_wide() => builder.input::<U4>(),
+            _ => builder.input::<u32>(),
+        };
+        let x = builder.input::<F4>();
+        let gain = self.normed.then(|| builder.input::<F4>());
+        let add = builder.input::<f32>();
+        let low_rank = self.low_rank.then(|| [builder.input::<u32>(), builder.input::<u32>()]);
+        let params = builder.input::<u32>();
+        let cells = self.low_rank.then(|| builder.output::<Atomic<u32>>());
+        let out = builder.output::<f32>();
+        // What there is not is not read: anything may stand for it.
+        let [a, b] = low_rank.unwrap_or_else(|| [params.clone(), params.clone()]);
+        let io = BuffersExpand {
+            x: x.clone().into(),
+            gain: gain.unwrap_or(x).into(),
+            add: add.into(),
+            a: a.into(),
+            b: b.into(),
+            params: params.into(),
+            cells: cells.unwrap_or_else(|| out.clone()).into(),
+            out: out.into(),
+        };
+        let scope = &mut builder.inner.scope;
+        match self.format {
+            Format::F32 => plain::product::expand::<f32>(scope, weight.into(), io, self),
+            Format::F16 => plain::product::expand::<f16>(scope, weight.into(), io, self),
+            _ => blocks::product::expand(scope, weight.clone().into(), weight.into(), io, self),
+        }
+        builder.finish(self.threads(), &self.name())
     }
 
     /// Products that a group makes: one for each row of the weight and of `x`.
@@ -151,6 +208,19 @@ impl MatVec {
     const fn sums(self) -> usize {
         self.products() + self.normed as usize
     }
+}
+
+/// What a launch reads and writes beside the weight.
+#[derive(CubeType)]
+struct Buffers {
+    x: Array<F4>,
+    gain: Array<F4>,
+    add: Array<f32>,
+    a: Array<u32>,
+    b: Array<u32>,
+    params: Array<u32>,
+    cells: Array<Atomic<u32>>,
+    out: Array<f32>,
 }
 
 /// The sums of a thread, before anything is added.
@@ -169,13 +239,13 @@ fn zeros(#[comptime] kernel: MatVec) -> Array<f32> {
 fn row_starts(
     first: usize,
     pitch: usize,
-    params: &Array<u32>,
+    io: &Buffers,
     #[comptime] kernel: MatVec,
 ) -> Array<usize> {
     let mut starts = Array::<usize>::new(comptime!(kernel.rows as usize));
     #[unroll]
     for r in 0..comptime!(kernel.rows as usize) {
-        starts[r] = row_at(first, params[0] as usize, params, r, kernel) * pitch;
+        starts[r] = row_at(first, io, r, kernel) * pitch;
     }
     starts
 }
@@ -183,16 +253,10 @@ fn row_starts(
 /// The row of the weight at place `r` of a group. Places behind the end repeat the last row, and are
 /// not written. With gates, a gate and what it gates take turns.
 #[cube]
-fn row_at(
-    first: usize,
-    rows: usize,
-    params: &Array<u32>,
-    #[comptime] r: usize,
-    #[comptime] kernel: MatVec,
-) -> usize {
-    let mut row = min(first + r, rows - 1);
+fn row_at(first: usize, io: &Buffers, #[comptime] r: usize, #[comptime] kernel: MatVec) -> usize {
+    let mut row = min(first + r, io.params[0] as usize - 1);
     if comptime!(kernel.takes_gates()) {
-        let half = params[5] as usize;
+        let half = io.params[5] as usize;
         let pair = min(first / 2 + comptime!(r / 2), max(half, 1) - 1);
         row = select(half > 0, pair + comptime!(r % 2) * half, row);
     }
@@ -202,33 +266,26 @@ fn row_at(
 /// What the products are multiplied with for the norm of `x`: each thread has summed the squares of
 /// what it staged.
 #[cube]
-fn norm_factor(sums: &Array<f32>, params: &Array<u32>, #[comptime] kernel: MatVec) -> f32 {
+fn norm_factor(sums: &Array<f32>, io: &Buffers, #[comptime] kernel: MatVec) -> f32 {
     let mut factor = 1.0f32;
     if comptime!(kernel.normed) {
         let squares = sums[comptime!(kernel.products())];
         let total = over_groups(squares, comptime!(kernel.groups as usize), kernel.reduce);
-        let mean = total / f32::cast_from(params[1]);
-        factor = 1.0f32 / (mean + f32::reinterpret(params[6])).sqrt();
+        let mean = total / f32::cast_from(io.params[1]);
+        factor = 1.0f32 / (mean + f32::reinterpret(io.params[6])).sqrt();
     }
     factor
 }
 
 /// A product with what is added to it.
 #[cube]
-fn added(
-    product: f32,
-    add: &Array<f32>,
-    row: usize,
-    m: usize,
-    rows: usize,
-    params: &Array<u32>,
-) -> f32 {
+fn added(product: f32, io: &Buffers, row: usize, m: usize) -> f32 {
     let mut sum = product;
-    if params[3] == 1 {
-        sum += add[row];
+    if io.params[3] == 1 {
+        sum += io.add[row];
     }
-    if params[3] == 2 {
-        sum += add[(params[4] as usize + m) * rows + row];
+    if io.params[3] == 2 {
+        sum += io.add[(io.params[4] as usize + m) * io.params[0] as usize + row];
     }
     sum
 }
@@ -237,21 +294,23 @@ fn added(
 #[cube]
 fn finish(
     sums: &mut Array<f32>,
-    add: &Array<f32>,
-    out: &mut Array<f32>,
+    io: &mut Buffers,
     first_row: usize,
-    params: &Array<u32>,
+    early: &low_rank::Early,
     #[comptime] kernel: MatVec,
 ) {
-    let rows = params[0] as usize;
-    let batch = params[2] as usize;
-    let x_first = params[4] as usize;
+    let rows = io.params[0] as usize;
+    let batch = io.params[2] as usize;
+    let x_first = io.params[4] as usize;
     let groups = comptime!(kernel.groups as usize);
+    if comptime!(kernel.low_rank) {
+        low_rank::add(sums, io, first_row, early, kernel);
+    }
     group_sums(sums, comptime!(kernel.sums()), groups, kernel.reduce);
-    let factor = norm_factor(sums, params, kernel);
+    let factor = norm_factor(sums, io, kernel);
     let mut half = 0usize.runtime();
     if comptime!(kernel.takes_gates()) {
-        half = params[5] as usize;
+        half = io.params[5] as usize;
     }
     if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
         #[unroll]
@@ -262,8 +321,8 @@ fn finish(
                 for m in 0..comptime!(kernel.batch as usize) {
                     if m < batch {
                         let product = sums[comptime!(r * kernel.batch as usize + m)] * factor;
-                        let sum = added(product, add, row, m, rows, params);
-                        out[(x_first + m) * rows + row] = sum;
+                        let sum = added(product, io, row, m);
+                        io.out[(x_first + m) * rows + row] = sum;
                     }
                 }
             }
@@ -276,9 +335,9 @@ fn finish(
                 if row < half {
                     let gate = sums[comptime!(2 * pair)] * factor;
                     let up = sums[comptime!(2 * pair + 1)] * factor;
-                    let gate = added(gate, add, row, 0, rows, params);
-                    let up = added(up, add, row + half, 0, rows, params);
-                    out[x_first * half + row] = crate::swiglu::gated(gate, up);
+                    let gate = added(gate, io, row, 0);
+                    let up = added(up, io, row + half, 0);
+                    io.out[x_first * half + row] = crate::swiglu::gated(gate, up);
                 }
             }
         }
@@ -287,7 +346,11 @@ fn finish(
 
 /// The first row of a group.
 #[cube]
-fn first_row(#[comptime] kernel: MatVec) -> usize {
+fn first_row(io: &Buffers, #[comptime] kernel: MatVec) -> usize {
     let group = (UNIT_POS_X / comptime!(kernel.reduce.threads())) as usize;
-    (CUBE_POS * comptime!(kernel.groups as usize) + group) * comptime!(kernel.rows as usize)
+    let mut cube = CUBE_POS;
+    if comptime!(kernel.low_rank) {
+        cube -= low_rank::rank(io);
+    }
+    (cube * comptime!(kernel.groups as usize) + group) * comptime!(kernel.rows as usize)
 }

@@ -2,13 +2,9 @@
 //! reinterpretation, would allow wider loads, but naga's WGSL cannot express that.)
 
 use cubecl::prelude::*;
-use half::f16;
 
-use super::{MatVec, finish, first_row, row_starts, zeros};
-use crate::{
-    Format,
-    common::{Builder, F4, dot4},
-};
+use super::{Buffers, MatVec, finish, first_row, low_rank, row_starts, zeros};
+use crate::common::{F4, dot4};
 
 /// Loads of the weight that a thread has under way for each row.
 const AHEAD: usize = 4;
@@ -40,24 +36,22 @@ fn read<W: Float>(
 #[cube]
 fn matvec<W: Float>(
     weight: &Array<Vector<W, Const<4>>>,
-    x: &Array<F4>,
-    add: &Array<f32>,
-    params: &Array<u32>,
-    out: &mut Array<f32>,
+    io: &mut Buffers,
     #[comptime] kernel: MatVec,
 ) {
     let batch_max = comptime!(kernel.batch as usize);
     let row_count = comptime!(kernel.rows as usize);
     let threads = comptime!(kernel.reduce.threads() as usize);
 
-    let vectors = params[1] as usize / 4;
-    let batch = params[2] as usize;
-    let x_first = params[4] as usize;
+    let vectors = io.params[1] as usize / 4;
+    let batch = io.params[2] as usize;
+    let x_first = io.params[4] as usize;
     let lane = UNIT_POS_X as usize % threads;
-    let first = first_row(kernel);
+    let first = first_row(io, kernel);
+    let early = low_rank::early(io, first, kernel);
 
     let mut sums = zeros(kernel);
-    let starts = row_starts(first, vectors, params, kernel);
+    let starts = row_starts(first, vectors, io, kernel);
     let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
     let steps = (vectors + threads - 1) / threads;
     let mut step = 0usize.runtime();
@@ -69,7 +63,7 @@ fn matvec<W: Float>(
             if place < vectors {
                 #[unroll]
                 for m in 0..batch_max {
-                    let part = x[(x_first + min(m, batch - 1)) * vectors + place];
+                    let part = io.x[(x_first + min(m, batch - 1)) * vectors + place];
                     #[unroll]
                     for r in 0..row_count {
                         let w = F4::cast_from(held[comptime!(a * kernel.rows as usize + r)]);
@@ -80,7 +74,7 @@ fn matvec<W: Float>(
         }
         step += comptime!(AHEAD);
     }
-    finish(&mut sums, add, out, first, params, kernel);
+    finish(&mut sums, io, first, &early, kernel);
 }
 
 /// Vectors of `x` in shared memory at a time.
@@ -90,21 +84,18 @@ const TILE: usize = 512;
 #[cube]
 fn normed_matvec<W: Float>(
     weight: &Array<Vector<W, Const<4>>>,
-    x: &Array<F4>,
-    gain: &Array<F4>,
-    add: &Array<f32>,
-    params: &Array<u32>,
-    out: &mut Array<f32>,
+    io: &mut Buffers,
     #[comptime] kernel: MatVec,
 ) {
     let threads = comptime!(kernel.reduce.threads() as usize);
-    let vectors = params[1] as usize / 4;
-    let x_first = params[4] as usize * vectors;
+    let vectors = io.params[1] as usize / 4;
+    let x_first = io.params[4] as usize * vectors;
     let lane = UNIT_POS_X as usize % threads;
-    let first = first_row(kernel);
+    let first = first_row(io, kernel);
+    let early = low_rank::early(io, first, kernel);
 
     let mut sums = zeros(kernel);
-    let starts = row_starts(first, vectors, params, kernel);
+    let starts = row_starts(first, vectors, io, kernel);
     let mut held = Array::<Vector<W, Const<4>>>::new(comptime!(AHEAD * kernel.rows as usize));
     let mut shared = SharedMemory::<F4>::new(TILE);
     let mut from = 0usize.runtime();
@@ -115,9 +106,9 @@ fn normed_matvec<W: Float>(
         sync_cube();
         let mut v = UNIT_POS_X as usize;
         while v < count {
-            let value = x[x_first + from + v];
+            let value = io.x[x_first + from + v];
             sums[comptime!(kernel.products())] += dot4(value, value);
-            shared[v] = value * gain[from + v];
+            shared[v] = value * io.gain[from + v];
             v += comptime!(kernel.threads() as usize);
         }
         sync_cube();
@@ -143,28 +134,24 @@ fn normed_matvec<W: Float>(
         }
         from += TILE;
     }
-    finish(&mut sums, add, out, first, params, kernel);
+    finish(&mut sums, io, first, &early, kernel);
 }
 
-pub(super) fn expand(builder: &mut Builder, kernel: MatVec) {
-    if kernel.format == Format::F16 {
-        expand_as::<f16>(builder, kernel);
-    } else {
-        expand_as::<f32>(builder, kernel);
-    }
-}
-
-fn expand_as<W: Float>(b: &mut Builder, kernel: MatVec) {
-    let w = b.input::<Vector<W, Const<4>>>();
-    let x = b.input::<F4>();
-    let gain = kernel.normed.then(|| b.input::<F4>());
-    let (add, params, out) = (b.input::<f32>(), b.input::<u32>(), b.output::<f32>());
-    let (w, x, add, params, out) = (w.into(), x.into(), add.into(), params.into(), out.into());
-    let scope = &mut b.inner.scope;
-    match gain {
-        Some(gain) => {
-            normed_matvec::expand::<W>(scope, w, x, gain.into(), add, params, out, kernel);
+#[cube]
+pub(super) fn product<W: Float>(
+    weight: &Array<Vector<W, Const<4>>>,
+    io: &mut Buffers,
+    #[comptime] kernel: MatVec,
+) {
+    if comptime!(kernel.low_rank) {
+        if CUBE_POS < low_rank::rank(io) {
+            low_rank::leave(io, kernel);
+            terminate!();
         }
-        None => matvec::expand::<W>(scope, w, x, add, params, out, kernel),
+    }
+    if comptime!(kernel.normed) {
+        normed_matvec::<W>(weight, io, kernel);
+    } else {
+        matvec::<W>(weight, io, kernel);
     }
 }

@@ -10,14 +10,19 @@ pub(crate) fn table() -> Vec<Kernel> {
     let mut all = Vec::new();
     for format in Format::ALL {
         for batch in [1, 2, 4, 8] {
-            let variant = |normed: bool| {
+            let variant = |normed: bool, low_rank: bool| {
                 move |&(groups, rows, reduce): &Shape| {
-                    Kernel::MatVec(MatVec { format, batch, groups, rows, reduce, normed })
+                    let kernel = MatVec { format, batch, groups, rows, reduce, normed, low_rank };
+                    Kernel::MatVec(kernel)
                 }
             };
-            all.extend(shapes(format, batch).iter().map(variant(false)));
+            all.extend(shapes(format, batch).iter().map(variant(false, false)));
             if batch == 1 {
-                all.extend(normed_shapes(format).iter().map(variant(true)));
+                all.extend(normed_shapes(format).iter().map(variant(true, false)));
+                for normed in [false, true] {
+                    let shapes = low_rank_shapes(format, normed);
+                    all.extend(shapes.iter().map(variant(normed, true)));
+                }
             }
         }
     }
@@ -56,4 +61,15 @@ fn normed_shapes(format: Format) -> &'static [Shape] {
     } else {
         &[(4, 2, PLANE), (1, 4, FOUR_PLANES), (1, 1, EIGHT_PLANES), (4, 2, SHARED)]
     }
+}
+
+/// Of those for one row with an adapter: the usual one for each way to add up.
+fn low_rank_shapes(format: Format, normed: bool) -> [Shape; 2] {
+    let by_planes = match (format.is_packed(), normed) {
+        (true, true) => (4, 4, PLANE),
+        (true, false) => (8, 2, PLANE),
+        (false, true) => (1, 4, FOUR_PLANES),
+        (false, false) => (1, 2, FOUR_PLANES),
+    };
+    [by_planes, (4, 2, SHARED)]
 }

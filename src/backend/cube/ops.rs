@@ -5,7 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
 use metal_candle_kernels::{
     Format, Kernel,
-    matvec::{self, Add},
+    matvec::{self, Add, LowRank},
     norm, swiglu,
 };
 
@@ -48,38 +48,57 @@ pub(super) struct Matrix<'a> {
     pub(super) columns: usize,
 }
 
-/// What is done around a product.
+/// What is done around a product: see [`FusedLinear`].
 #[derive(Debug)]
 pub(super) struct Around<'a, R: Gpu> {
-    pub(super) norm: Option<&'a (Tensor<Cube<R>, 1>, f64)>,
-    pub(super) bias: Option<&'a Tensor<Cube<R>, 1>>,
-    pub(super) residual: Option<&'a Tensor<Cube<R>, 2>>,
-    pub(super) gated: bool,
+    norm: Option<&'a (Tensor<Cube<R>, 1>, f64)>,
+    low_rank: Option<&'a [Tensor<Cube<R>, 2>; 2]>,
+    bias: Option<&'a Tensor<Cube<R>, 1>>,
+    residual: Option<&'a Tensor<Cube<R>, 2>>,
+    gated: bool,
 }
 
 impl<'a, R: Gpu> Around<'a, R> {
     pub(super) fn bias(bias: Option<&'a Tensor<Cube<R>, 1>>) -> Self {
-        Self { norm: None, bias, residual: None, gated: false }
+        Self { norm: None, low_rank: None, bias, residual: None, gated: false }
     }
 
     /// Whether kernels take it around a product of so many rows.
     fn fits(&self, batch: usize, rows: usize, columns: usize) -> bool {
-        let &Self { norm, bias, residual, gated } = self;
+        let &Self { norm, low_rank, bias, residual, gated } = self;
         bias.is_none_or(is_f32)
             && residual.is_none_or(|residual| is_f32(residual) && residual.dims() == [batch, rows])
             && norm.is_none_or(|(gain, _)| is_f32(gain) && gain.dims() == [columns] && batch == 1)
             // One of them is added.
             && (bias.is_none() || residual.is_none())
             && (!gated || (norm.is_some() && rows.is_multiple_of(2)))
+            && low_rank.is_none_or(|[a, b]| {
+                let ([rank, seen], dtype) = (a.dims(), a.dtype());
+                seen == columns
+                    && b.dims() == [rows, rank]
+                    && b.dtype() == dtype
+                    && plain_format(dtype).is_some()
+                    && batch == 1
+            })
     }
 
-    /// The gain of the norm, and what is added.
-    fn buffers(&self) -> (Option<CubeTensor<R>>, Option<CubeTensor<R>>) {
-        let gain = self.norm.map(|(gain, _)| tensors::contiguous(gain.clone()));
+    /// The gain of the norm, what is added, and the adapter.
+    fn buffers(&self) -> Buffers<R> {
         let bias = self.bias.map(|bias| tensors::contiguous(bias.clone()));
         let residual = self.residual.map(|residual| tensors::contiguous(residual.clone()));
-        (gain, bias.or(residual))
+        Buffers {
+            gain: self.norm.map(|(gain, _)| tensors::contiguous(gain.clone())),
+            added: bias.or(residual),
+            low_rank: self.low_rank.map(|pair| pair.clone().map(tensors::contiguous)),
+        }
     }
+}
+
+/// Buffers of what is around a product.
+struct Buffers<R: Gpu> {
+    gain: Option<CubeTensor<R>>,
+    added: Option<CubeTensor<R>>,
+    low_rank: Option<[CubeTensor<R>; 2]>,
 }
 
 /// [`Backend::fused_linear`](crate::backend::Backend::fused_linear).
@@ -87,13 +106,13 @@ pub(super) fn fused_linear<R: Gpu>(
     x: &Tensor<Cube<R>, 2>,
     operation: &FusedLinear<'_, Cube<R>>,
 ) -> Option<Tensor<Cube<R>, 2>> {
-    let FusedLinear { weight, norm, bias, residual, gated } = operation;
-    let (norm, bias, residual) = (norm.as_ref(), bias.as_ref(), residual.as_ref());
+    let FusedLinear { weight, norm, low_rank, bias, residual, gated } = operation;
+    let (norm, low_rank, bias) = (norm.as_ref(), low_rank.as_ref(), bias.as_ref());
     // Of more rows every launch would make the norm again.
     if x.dims()[0] > ROWS_AT_ONCE {
         return None;
     }
-    let around = Around { norm, bias, residual, gated: *gated };
+    let around = Around { norm, low_rank, bias, residual: residual.as_ref(), gated: *gated };
     match weight {
         Weight::Dense(weight) => few_dense_rows(x, weight, &around),
         Weight::Packed(weight) => weight.few_rows(x, &around),
@@ -121,7 +140,7 @@ pub(super) fn few_rows<R: Gpu>(
     around: &Around<'_, R>,
 ) -> Option<Tensor<Cube<R>, 2>> {
     let &Matrix { format, handle, rows, columns } = matrix;
-    let &Around { norm, bias, residual, gated } = around;
+    let &Around { norm, low_rank, bias, residual, gated } = around;
     let [batch, _] = x.dims();
     if !is_f32(x)
         || !around.fits(batch, rows, columns)
@@ -132,9 +151,19 @@ pub(super) fn few_rows<R: Gpu>(
     {
         return None;
     }
+    let adapter = low_rank.map(|[a, _]| LowRank {
+        rank: a.dims()[0] as u32,
+        f16: a.dtype() == DType::F16,
+        second_half: false,
+    });
+    if let (Some(LowRank { rank, f16, .. }), Some(low_rank)) = (adapter, low_rank)
+        && !LowRank::fits(rank as usize, rows, f16)
+    {
+        return beside(x, matrix, around, low_rank);
+    }
     let device = x.device();
     let kernels = R::kernels(&device);
-    let params = |first: usize| matvec::Params {
+    let params = |first: usize, low_rank| matvec::Params {
         rows: rows as u32,
         columns: columns as u32,
         batch: (batch - first).min(ROWS_AT_ONCE) as u32,
@@ -146,32 +175,49 @@ pub(super) fn few_rows<R: Gpu>(
         },
         norm: norm.map(|(_, epsilon)| *epsilon as f32),
         gated,
+        low_rank,
     };
     let x = tensors::contiguous(x.clone());
-    let (gain, added) = around.buffers();
+    let Buffers { gain, added, low_rank } = around.buffers();
     // Nothing to add is not read.
     let add = added.as_ref().map_or(&x.handle, |added| &added.handle);
     let width = if gated { rows / 2 } else { rows };
     let out = tensors::empty(&kernels, batch * width);
-    for first in (0..batch).step_by(ROWS_AT_ONCE) {
-        let params = params(first);
-        let kernel = choose::matvec(&kernels, format, &params);
-        let mut inputs = vec![handle, &x.handle];
-        inputs.extend(gain.as_ref().map(|gain| &gain.handle));
-        inputs.push(add);
+    let mut inputs = vec![handle, &x.handle];
+    inputs.extend(gain.as_ref().map(|gain| &gain.handle));
+    inputs.push(add);
+    inputs.extend(low_rank.iter().flatten().map(|tensor| &tensor.handle));
+    let launch = |params: &matvec::Params, outputs: &[&Handle]| {
+        let kernel = choose::matvec(&kernels, format, params);
+        let (cubes, kernel) = (kernel.cubes(params), Kernel::MatVec(kernel));
         // SAFETY: the sizes are those of the tensors, which are contiguous.
-        unsafe {
-            kernels.launch(
-                Kernel::MatVec(kernel),
-                kernel.cubes(params.rows),
-                &inputs,
-                params.words(),
-                &[&out],
-            )
-        }
-        .ok()?;
+        unsafe { kernels.launch(kernel, cubes, &inputs, params.words(), outputs) }
+    };
+    match adapter {
+        Some(adapter) => kernels.with_cells(|cells, second_half| {
+            launch(&params(0, Some(LowRank { second_half, ..adapter })), &[cells, &out])
+        }),
+        None => (0..batch)
+            .step_by(ROWS_AT_ONCE)
+            .try_for_each(|first| launch(&params(first, None), &[&out])),
     }
+    .ok()?;
     Some(tensors::floats(&device, [batch, width], out))
+}
+
+/// With an adapter that does not fit the launch, as products of its own: what it adds to a single row
+/// is what a bias is.
+fn beside<R: Gpu>(
+    x: &Tensor<Cube<R>, 2>,
+    matrix: &Matrix<'_>,
+    around: &Around<'_, R>,
+    [a, b]: &[Tensor<Cube<R>, 2>; 2],
+) -> Option<Tensor<Cube<R>, 2>> {
+    let &Around { norm, bias, residual, gated, .. } = around;
+    let first = Around { norm, ..Around::bias(None) };
+    let second = Around { residual, ..Around::bias(bias) };
+    let low = few_dense_rows(&few_dense_rows(x, a, &first)?, b, &second)?.reshape([-1]);
+    few_rows(x, matrix, &Around { norm, gated, ..Around::bias(Some(&low)) })
 }
 
 /// The norm of `x` (plus a residual), and that sum.

@@ -6,7 +6,7 @@ use metal_candle_kernels::{
     attention::{self, Decode, Flash, Merge},
     copy::Copy,
     dequantise::{self, Dequantise},
-    matvec::{self, Add, MatVec},
+    matvec::{self, Add, LowRank, MAX_RANK, MatVec},
     norm::{self, RmsNorm},
     rope::{self, RopeAppend},
     swiglu::{self, SwiGlu},
@@ -105,71 +105,128 @@ fn matrix(noise: &mut Noise, format: Format, values: usize) -> (Vec<u8>, Vec<f64
 }
 
 fn matvec_cases(kernel: Kernel, variant: MatVec) -> Vec<Case> {
+    (0..3).map(|i| matvec_case(kernel, variant, i)).collect()
+}
+
+fn matvec_case(kernel: Kernel, variant: MatVec, i: usize) -> Case {
     let format = variant.format;
     let unit = variant.columns_step();
     // One block; several, past one tile of `x`, with a bias; and a row that a group goes through more
     // than once, with a residual, and with gates where the kernel takes them.
-    let columns = [unit, unit * (2100 / unit).max(9), unit * (680 / unit).max(3)];
-    let gated = variant.takes_gates();
-    let rows = [1, 37, if gated { 10 } else { 5 }];
-    (0..3)
-        .map(|i| {
-            let (rows, columns) = (rows[i], columns[i]);
-            // The last case has fewer rows of `x` than the kernel can take.
-            let batch =
-                if i == 2 { (variant.batch - variant.batch / 4).max(1) } else { variant.batch };
-            let add = [Add::Nothing, Add::Bias, Add::Each][i];
-            let norm = variant.normed.then_some(1e-5f32);
-            let gated = gated && i == 2;
-            let mut noise = Noise::new(2 + i as u64);
-            let (bytes, weight) = matrix(&mut noise, format, rows * columns);
-            // One of them begins at a later row of `x`.
-            let first = if i == 1 { 2 } else { 0 };
-            let x = noise.floats((first + batch) as usize * columns);
-            let gain = noise.floats(columns);
-            let added =
-                noise.floats(if add == Add::Each { (first + batch) as usize * rows } else { rows });
-            let x_in: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
-            let x_in = match norm {
-                Some(epsilon) => reference::rms_norm(&x_in, &gain, f64::from(epsilon)),
-                None => x_in,
-            };
-            let mut expected = reference::matvec(&weight, &x_in, rows);
-            if add != Add::Nothing {
-                let added = added.iter().cycle();
-                expected.iter_mut().zip(added).for_each(|(sum, add)| *sum += f64::from(*add));
-            }
-            let mut size = reference::size_of_products(&weight, &x_in, rows).max(1.0);
-            if gated {
-                let halves = expected.chunks(rows).flat_map(|row| {
-                    let (gates, ups) = row.split_at(rows / 2);
-                    gates.iter().zip(ups).map(|(gate, up)| reference::swiglu(*gate, *up))
-                });
-                expected = halves.collect();
-                size *= size;
-            }
-            let width = expected.len() / (first + batch) as usize;
-            expected[..first as usize * width].fill(f64::NAN);
-            let params = matvec::Params {
-                rows: rows as u32,
-                columns: columns as u32,
-                batch,
-                first,
-                add,
-                norm,
-                gated,
-            };
-            let mut buffers = vec![Buffer::Input(bytes), input(&x)];
-            buffers.extend(norm.is_some().then(|| input(&gain)));
-            buffers.extend([
-                input(&added),
-                input(&params.words()),
-                Buffer::Output(Expected { values: expected, f16: false, tolerance: SUMS, size }),
-            ]);
-            let label = format!("[{rows}, {columns}] x {batch}");
-            Case { kernel, label, cubes: variant.cubes(params.rows), buffers }
-        })
-        .collect()
+    let columns = [unit, unit * (2100 / unit).max(9), unit * (680 / unit).max(3)][i];
+    let gated = variant.takes_gates() && i == 2;
+    let rows = [1, 37, if gated { 10 } else { 5 }][i];
+    // The last case has fewer rows of `x` than the kernel can take.
+    let batch = if i == 2 { (variant.batch - variant.batch / 4).max(1) } else { variant.batch };
+    let add = [Add::Nothing, Add::Bias, Add::Each][i];
+    let norm = variant.normed.then_some(1e-5f32);
+    let mut noise = Noise::new(2 + i as u64);
+    let (bytes, weight) = matrix(&mut noise, format, rows * columns);
+    // One of them begins at a later row of `x`.
+    let first = if i == 1 { 2 } else { 0 };
+    let x = noise.floats((first + batch) as usize * columns);
+    let gain = noise.floats(columns);
+    let added = noise.floats(if add == Add::Each { (first + batch) as usize * rows } else { rows });
+    let plain: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+    let seen = match norm {
+        Some(epsilon) => reference::rms_norm(&plain, &gain, f64::from(epsilon)),
+        None => plain.clone(),
+    };
+    let mut expected = reference::matvec(&weight, &seen, rows);
+    let mut size = reference::size_of_products(&weight, &seen, rows).max(1.0);
+    let adapter = variant.low_rank.then(|| {
+        let before = if norm.is_some() { scaled(&plain, &gain) } else { plain };
+        Adapter::new(&mut noise, i, rows, first as usize, &before)
+    });
+    if let Some(adapter) = &adapter {
+        let sums = adapter.add(&seen, rows);
+        size += sums.iter().fold(0.0, |most: f64, sum| most.max(sum.abs()));
+        expected.iter_mut().zip(sums).for_each(|(sum, add)| *sum += add);
+    }
+    if add != Add::Nothing {
+        let added = added.iter().cycle();
+        expected.iter_mut().zip(added).for_each(|(sum, add)| *sum += f64::from(*add));
+    }
+    if gated {
+        let halves = expected.chunks(rows).flat_map(|row| {
+            let (gates, ups) = row.split_at(rows / 2);
+            gates.iter().zip(ups).map(|(gate, up)| reference::swiglu(*gate, *up))
+        });
+        expected = halves.collect();
+        size *= size;
+    }
+    let width = expected.len() / (first + batch) as usize;
+    expected[..first as usize * width].fill(f64::NAN);
+    let params = matvec::Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        batch,
+        first,
+        add,
+        norm,
+        gated,
+        low_rank: adapter.as_ref().map(|adapter| adapter.launch),
+    };
+    let mut buffers = vec![Buffer::Input(bytes), input(&x)];
+    buffers.extend(norm.is_some().then(|| input(&gain)));
+    buffers.push(input(&added));
+    buffers.extend(adapter.iter().flat_map(Adapter::inputs));
+    buffers.push(input(&params.words()));
+    buffers.extend(adapter.iter().map(|adapter| adapter.cells.clone()));
+    buffers.push(Buffer::Output(Expected { values: expected, f16: false, tolerance: SUMS, size }));
+    let label = format!("[{rows}, {columns}] x {batch}");
+    Case { kernel, label, cubes: variant.cubes(&params), buffers }
+}
+
+/// Rows, value by value times a gain.
+fn scaled(rows: &[f64], gain: &[f32]) -> Vec<f64> {
+    rows.iter().zip(gain.iter().cycle()).map(|(value, gain)| value * f64::from(*gain)).collect()
+}
+
+/// An adapter of one launch.
+struct Adapter {
+    launch: LowRank,
+    a: (Vec<u8>, Vec<f64>),
+    b: (Vec<u8>, Vec<f64>),
+    cells: Buffer,
+}
+
+impl Adapter {
+    /// For rows of `x` (without their norm's factor) of which the launch takes the one at `first`.
+    fn new(noise: &mut Noise, i: usize, rows: usize, first: usize, x: &[f64]) -> Self {
+        // More than a plane has threads, and fewer; of either type, in either half of the cells.
+        let (rank, f16, second_half) = [(3, false, false), (48, true, true), (20, true, false)][i];
+        let columns = x.len() / (first + 1);
+        let format = if f16 { Format::F16 } else { Format::F32 };
+        let a = matrix(noise, format, rank * columns);
+        let b = matrix(noise, format, rows * rank);
+        let h = reference::matvec(&a.1, &x[first * columns..], rank);
+        let size = reference::size_of_products(&a.1, &x[first * columns..], rank);
+        // The launch's own half is empty before it, and the other one after it.
+        let empty = vec![0u32; MAX_RANK as usize];
+        let used = vec![0x4640_e400u32; MAX_RANK as usize];
+        let mut own = h;
+        own.resize(MAX_RANK as usize, f64::NAN);
+        let other = vec![0.0; MAX_RANK as usize];
+        let (before, values) = if second_half {
+            ([used, empty].concat(), [other, own].concat())
+        } else {
+            ([empty, used].concat(), [own, other].concat())
+        };
+        let after = Expected { values, f16: false, tolerance: SUMS, size };
+        let cells = Buffer::Both(bytes_of(&before), after);
+        Self { launch: LowRank { rank: rank as u32, f16, second_half }, a, b, cells }
+    }
+
+    fn inputs(&self) -> [Buffer; 2] {
+        [&self.a, &self.b].map(|(bytes, _)| Buffer::Input(bytes.clone()))
+    }
+
+    /// What it adds to the products of rows.
+    fn add(&self, x: &[f64], rows: usize) -> Vec<f64> {
+        let h = reference::matvec(&self.a.1, x, self.launch.rank as usize);
+        reference::matvec(&self.b.1, &h, rows)
+    }
 }
 
 fn dequantised(kernel: Kernel, variant: Dequantise) -> Vec<Case> {

@@ -24,6 +24,8 @@ pub enum Buffer {
     Input(Vec<u8>),
     /// Written by it.
     Output(Expected),
+    /// Given to it and written by it.
+    Both(Vec<u8>, Expected),
 }
 
 /// What a kernel must write.
@@ -114,7 +116,7 @@ impl Case {
         self.buffers
             .iter()
             .map(|buffer| match buffer {
-                Buffer::Input(bytes) => bytes.clone(),
+                Buffer::Input(bytes) | Buffer::Both(bytes, _) => bytes.clone(),
                 Buffer::Output(expected) => vec![0xff; expected.bytes()],
             })
             .collect()
@@ -127,7 +129,7 @@ impl Case {
             .zip(after)
             .filter_map(|(buffer, bytes)| match buffer {
                 Buffer::Input(_) => None,
-                Buffer::Output(expected) => {
+                Buffer::Output(expected) | Buffer::Both(_, expected) => {
                     let (error, tolerance) = (expected.error(bytes), expected.tolerance);
                     Some(Outcome { error, tolerance })
                 }
@@ -151,7 +153,7 @@ impl Case {
             .zip(&self.buffers)
             .map(|(handle, buffer)| match buffer {
                 Buffer::Input(_) => Ok(Vec::new()),
-                Buffer::Output(_) => kernels
+                Buffer::Output(_) | Buffer::Both(..) => kernels
                     .download(handle.clone())
                     .map_err(|reason| LaunchError::Driver { kernel: self.kernel.name(), reason }),
             })
