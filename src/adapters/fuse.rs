@@ -19,6 +19,7 @@ use crate::{
         safetensors,
     },
     models::{DecoderConfig, ModelError},
+    nn::{Slot, SlotKind, SlotTable},
     quant::{self, Encoding},
     tokenizer::{Tokenizer, TokenizerError},
 };
@@ -131,31 +132,47 @@ impl<'a> Fusion<'a> {
         Ok(fusion)
     }
 
-    /// Every tensor of the adapters has a place in the base.
+    /// Every tensor of the adapters has a place in the base, and none that they need is missing.
     fn check(&self) -> Result<(), FuseError> {
+        let slots = self.slots()?;
         for (adapter, _) in self.adapters {
-            for (module, tensors) in &adapter.modules {
-                let name = format!("{module}.weight");
-                if self.config.tied && name == OUTPUT {
-                    return Err(AdapterError::Unexpected {
-                        file: adapter.file.clone(),
-                        tensor: tensors.a.name.clone(),
-                        expected: "no change of an output layer that is the token embedding".into(),
-                        found: tensors.a.shape.clone(),
-                    }
-                    .into());
+            adapter.check()?;
+            adapter.check_base(&slots)?;
+            let output = OUTPUT.trim_end_matches(".weight");
+            if let Some(tensors) = adapter.modules.get(output).filter(|_| self.config.tied) {
+                return Err(AdapterError::Unexpected {
+                    file: adapter.file.clone(),
+                    tensor: tensors.a.name.clone(),
+                    expected: "no change of an output layer that is the token embedding".into(),
+                    found: tensors.a.shape.clone(),
                 }
-                let expected = [tensors.b.shape[0], tensors.a.shape[1]];
-                self.base.tensor_of_shape(&name, &expected)?;
-            }
-            for (name, tensor) in &adapter.saved {
-                // A tied output layer becomes one of its own.
-                let place =
-                    if self.config.tied && name == OUTPUT { EMBEDDING } else { name.as_str() };
-                self.base.tensor_of_shape(place, &tensor.shape)?;
+                .into());
             }
         }
         Ok(())
+    }
+
+    /// The layers of the base, as a loaded model has them.
+    fn slots(&self) -> Result<SlotTable, FuseError> {
+        let mut slots = SlotTable::default();
+        let output = self.config.tied.then_some(OUTPUT);
+        for name in self.names.iter().map(String::as_str).chain(output) {
+            let RawTensor { shape, .. } = self.in_base(name)?;
+            let (Some(module), &[rows, columns]) = (name.strip_suffix(".weight"), &shape[..])
+            else {
+                continue;
+            };
+            let slot = Slot {
+                kind: if name == EMBEDDING { SlotKind::Embedding } else { SlotKind::Linear },
+                group: 0,
+                rows: 0..rows,
+                columns,
+                bias: self.base.contains(&format!("{module}.bias")),
+                tied: output == Some(name),
+            };
+            slots.insert(module.to_owned(), slot);
+        }
+        Ok(slots)
     }
 
     /// What the base has in the place of a tensor.

@@ -109,7 +109,8 @@ impl<B: Backend> AdapterRegistry<B> {
         self
     }
 
-    /// Reads an adapter ([`Adapter::open`]) and registers it.
+    /// Reads the folder of an adapter ([`Adapter::open`]) and registers it. (Of a GGUF adapter, which does
+    /// not say how its base is built: [`add_adapter`](Self::add_adapter) with [`Adapter::open_for`].)
     ///
     /// # Errors
     /// [`AdapterError`] when it cannot be read, is not of this model, or the name is taken.

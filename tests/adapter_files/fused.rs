@@ -151,7 +151,14 @@ fn wrong_adapters_are_refused_and_nothing_is_written() {
     let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("checkpoint");
     let error = fuse(&checkpoint, &[(&adapter, 1.0)], &path, None).expect_err("another base");
     let text = error.to_string();
-    assert!(text.contains("expected shape") && text.contains("_proj.weight"), "{text}");
+    assert!(text.contains("expected shape") && text.contains("_proj.lora_A.weight"), "{text}");
+
+    // Of its own base, but without the matrices of a module that it targets.
+    let mut adapter = adapter;
+    let (module, _) = adapter.modules.pop_first().expect("modules");
+    let error = fuse(&base("llama"), &[(&adapter, 1.0)], &path, None).expect_err("incomplete");
+    let text = error.to_string();
+    assert!(text.contains(&module) && text.contains("targets this module"), "{text}");
     assert_eq!(std::fs::read_dir(out.path()).expect("folder").count(), 0);
 }
 

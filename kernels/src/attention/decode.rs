@@ -262,7 +262,9 @@ fn decode<C: Float>(
         #[unroll]
         for a in 0..ahead {
             let key = from + (step * ahead + a) * groups + group;
-            let slot = (start + min(key, total as usize - 1)) % capacity;
+            // There are no more keys than places.
+            let place = start + min(key, total as usize - 1);
+            let slot = place - select(place >= capacity, capacity, 0);
             let place = (base + slot) * comptime!(dim / 4) + offset;
             k[comptime!(2 * a)] = keys[place];
             k[comptime!(2 * a + 1)] = keys[place + 1];
@@ -281,6 +283,13 @@ fn decode<C: Float>(
             }
         }
         lane_sums(&mut scores, &mut shared, kernel);
+        // Together, so that whoever has no cap jumps over all of it.
+        if soft_cap != 0.0f32 {
+            #[unroll]
+            for i in 0..comptime!(rows * kernel.ahead()) {
+                scores[i] = soft_cap * (scores[i] / soft_cap).tanh();
+            }
+        }
         #[unroll]
         for r in 0..rows {
             // The best of the keys at hand, so that what is held is scaled once for all of them.
@@ -289,12 +298,8 @@ fn decode<C: Float>(
             for a in 0..ahead {
                 let i = comptime!(r * kernel.ahead() + a);
                 let key = from + (step * ahead + a) * groups + group;
-                let mut score = scores[i];
-                if soft_cap != 0.0f32 {
-                    score = soft_cap * (score / soft_cap).tanh();
-                }
                 let sees = key < to && key as u32 >= first[r] && (key as u32) < last[r];
-                scores[i] = select(sees, score, LOWEST);
+                scores[i] = select(sees, scores[i], LOWEST);
                 best = max(best, scores[i]);
             }
             let keep = (maximum[r] - best).exp();
@@ -319,6 +324,9 @@ fn decode<C: Float>(
 
     // The groups of a cube saw different keys: join them, a few rows at a time.
     let joined = comptime!(kernel.joined());
+    // As many as there are, but not for the compiler, which would unroll the loops over them: each
+    // launch comes there once, and would wait for instructions.
+    let all_groups = groups + (params[4] >> 31) as usize;
     let mut vectors = SharedMemory::<F4>::new(comptime!(kernel.joined() * 2 * threads));
     let mut maxima = SharedMemory::<f32>::new(comptime!(kernel.joined() * groups));
     let mut sums = SharedMemory::<f32>::new(comptime!(kernel.joined() * groups));
@@ -348,13 +356,12 @@ fn decode<C: Float>(
             let head = kv_head * per_kv_head + row % per_kv_head;
             let place = ((sequence * len + position) * heads + head) * splits + split;
             let mut best = f32::new(LOWEST);
-            // Not unrolled: each launch comes here once, and would wait for instructions.
-            for g in 0..groups {
+            for g in 0..all_groups {
                 best = max(best, maxima[i * groups + g]);
             }
             let mut value = F4::new(0.0f32);
             let mut total_weight = 0.0f32;
-            for g in 0..groups {
+            for g in 0..all_groups {
                 let weight = (maxima[i * groups + g] - best).exp();
                 total_weight += sums[i * groups + g] * weight;
                 let from = i * comptime!(2 * threads) + g * comptime!(2 * lanes) + vector;
