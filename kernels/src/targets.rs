@@ -114,7 +114,8 @@ pub fn without_info(text: &str, name: &str) -> Result<String, String> {
 
 /// A SPIR-V module whose atomic loads and stores order nothing else, as in the other languages: ours
 /// carry all that they say in the value. CubeCL has them acquire and release: that is a fence at every
-/// look, which older Mesa drivers on the CPU even take for a barrier of the cube.
+/// look, which older Mesa drivers on the CPU even take for a barrier of the cube (and kernels that are expanded
+/// at run time, past this, are wrong on them).
 ///
 /// # Errors
 /// That the module has no constant for that.

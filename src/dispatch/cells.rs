@@ -16,7 +16,6 @@ thread_local! {
     static CELLS: RefCell<HashMap<usize, Cells>> = RefCell::default();
 }
 
-#[derive(Clone)]
 struct Cells {
     handle: Handle,
     second_half: bool,
@@ -24,7 +23,8 @@ struct Cells {
 
 impl Kernels {
     /// Runs `launch` with this thread's cells, and whether it is the turn of their second half: of one
-    /// launch that uses them, or of none if that fails.
+    /// launch that uses them. Of cells with which one failed nobody knows what is in them: the next
+    /// launch gets new ones.
     ///
     /// # Errors
     /// Those of `launch`.
@@ -33,7 +33,7 @@ impl Kernels {
         launch: impl FnOnce(&Handle, bool) -> Result<T, E>,
     ) -> Result<T, E> {
         let address = std::ptr::from_ref(self).addr();
-        let known = CELLS.with_borrow(|all| all.get(&address).cloned());
+        let known = CELLS.with_borrow_mut(|all| all.remove(&address));
         let mut cells = known.unwrap_or_else(|| Cells {
             handle: self.upload(&[0; LowRank::CELL_BYTES]),
             second_half: false,

@@ -232,6 +232,8 @@ impl<'a> Tuner<'a> {
         for kernel in table() {
             let Kernel::MatVec(variant) = kernel else { continue };
             if !variant.takes(format, params)
+                // An adapter has one shape, and buffers that are not made here.
+                || variant.low_rank
                 || !self.kernels.meets(&kernel.needs())
                 || (!timings.is_empty() && start.elapsed() > budget)
             {

@@ -38,7 +38,8 @@ pub struct Params {
     pub keys: u32,
     /// Positions that the cache has room for.
     pub capacity: u32,
-    /// Where the oldest key lies; from the end the cache goes on at its start (a ring).
+    /// Where the oldest key lies, below `capacity`; from the end the cache goes on at its start (a
+    /// ring). There are at most `capacity` keys.
     pub start: u32,
     /// Cubes that share the keys of one head: at most [`MAX_SPLITS`]; 1 for [`Flash`].
     pub splits: u32,

@@ -26,7 +26,8 @@ const AHEAD: usize = 4;
 /// The adapter of one launch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LowRank {
-    /// Rows of `a`, columns of `b`: see [`LowRank::fits`].
+    /// Rows of `a`, columns of `b`, of all layers of the matrix and all adapters together: see
+    /// [`LowRank::fits`].
     pub rank: u32,
     /// Whether `a` and `b` are f16, instead of f32.
     pub f16: bool,
