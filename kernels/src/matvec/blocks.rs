@@ -237,7 +237,12 @@ fn read(
 }
 
 #[cube]
-fn matvec(weight: &Array<u32>, wide: &Array<U4>, io: &mut Buffers, #[comptime] kernel: MatVec) {
+pub(super) fn product(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    io: &mut Buffers,
+    #[comptime] kernel: MatVec,
+) {
     let format = comptime!(kernel.format);
     let batch_max = comptime!(kernel.batch as usize);
     let row_count = comptime!(kernel.rows as usize);
@@ -331,20 +336,4 @@ fn matvec(weight: &Array<u32>, wide: &Array<U4>, io: &mut Buffers, #[comptime] k
         from += tile;
     }
     finish(&mut sums, io, first, &early, kernel);
-}
-
-#[cube]
-pub(super) fn product(
-    weight: &Array<u32>,
-    wide: &Array<U4>,
-    io: &mut Buffers,
-    #[comptime] kernel: MatVec,
-) {
-    if comptime!(kernel.low_rank) {
-        if CUBE_POS < low_rank::rank(io) {
-            low_rank::leave(io, kernel);
-            terminate!();
-        }
-    }
-    matvec(weight, wide, io, kernel);
 }

@@ -133,9 +133,20 @@ fn any_part(
 /// Sums of a cube's threads that are made at the same time.
 const SUMS: usize = 8;
 
+/// The work of the cubes that make `h`, which end there; nothing in the others.
+#[cube]
+pub(super) fn first_cubes(io: &Buffers, #[comptime] kernel: MatVec) {
+    if comptime!(kernel.low_rank) {
+        if CUBE_POS < rank(io) {
+            leave(io, kernel);
+            terminate!();
+        }
+    }
+}
+
 /// One value of `h`, by all threads of a cube.
 #[cube]
-pub(super) fn leave(io: &Buffers, #[comptime] kernel: MatVec) {
+fn leave(io: &Buffers, #[comptime] kernel: MatVec) {
     let threads = comptime!(kernel.threads() as usize);
     let thread = UNIT_POS_X as usize;
     let row = CUBE_POS;

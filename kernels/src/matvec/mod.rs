@@ -191,6 +191,7 @@ impl MatVec {
             out: out.into(),
         };
         let scope = &mut builder.inner.scope;
+        low_rank::first_cubes::expand(scope, io.clone(), self);
         match self.format {
             Format::F32 => plain::product::expand::<f32>(scope, weight.into(), io, self),
             Format::F16 => plain::product::expand::<f16>(scope, weight.into(), io, self),

@@ -143,12 +143,6 @@ pub(super) fn product<W: Float>(
     io: &mut Buffers,
     #[comptime] kernel: MatVec,
 ) {
-    if comptime!(kernel.low_rank) {
-        if CUBE_POS < low_rank::rank(io) {
-            low_rank::leave(io, kernel);
-            terminate!();
-        }
-    }
     if comptime!(kernel.normed) {
         normed_matvec::<W>(weight, io, kernel);
     } else {
