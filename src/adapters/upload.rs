@@ -28,7 +28,7 @@ impl<B: Backend> Place<'_, B> {
         for (group, saved) in self.saved(adapter) {
             replaced.push(self.replacement(adapter, group, &saved)?);
         }
-        Ok(DeltaSet::new(self.0, modules, replaced)?.stored_as(self.0.dtype()))
+        Ok(DeltaSet::new(self.0, modules, replaced)?.stored_for(self.0))
     }
 
     /// Bytes that it takes on the device.
@@ -45,7 +45,7 @@ impl<B: Backend> Place<'_, B> {
         let factors = groups.iter().map(|(&group, &(rank, has_gain))| {
             let [outputs, inputs] = shape(group);
             let gain = if has_gain { 5 * outputs * DType::F32.size() } else { 0 };
-            rank * (outputs + inputs) * self.0.dtype().size() + gain
+            rank * (outputs + inputs) * self.0.low_rank_dtype(group).size() + gain
         });
         let whole = self.saved(adapter).into_keys().map(|group| {
             let [outputs, inputs] = shape(group);

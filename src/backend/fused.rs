@@ -22,7 +22,7 @@ pub struct FusedLinear<'a, B: Backend> {
     /// The weight `[in]` and epsilon of the [norm](Backend::rms_norm) that `x` goes through first.
     pub norm: Option<(Tensor<B, 1>, f64)>,
     /// What an adapter adds to `w`: `a` of `[r, in]` and `b` of `[out, r]`. For one row.
-    pub low_rank: Option<[Tensor<B, 2>; 2]>,
+    pub low_rank: Option<[&'a Tensor<B, 2>; 2]>,
     /// `[out]`.
     pub bias: Option<Tensor<B, 1>>,
     /// `[rows, out]`.

@@ -83,6 +83,11 @@ pub trait Backend: burn::tensor::backend::Backend {
         weights
     }
 
+    /// The type of an adapter's low-rank matrices beside a matrix that is packed or stored as `weights`.
+    fn low_rank_dtype(weights: DType, _is_packed: bool) -> DType {
+        weights
+    }
+
     /// The type of cached keys and values when matrices are stored as `weights`.
     fn cache_dtype(weights: DType) -> DType {
         weights

@@ -78,7 +78,12 @@ impl<B: Backend> Active<'_, B> {
     /// [`Backend::gather`].
     pub fn is_part_of_products(&self, rows: usize) -> bool {
         let Some(set) = self.set else { return true };
-        rows == 1 && self.masks.is_none() && self.dropout <= 0.0 && set.has_no_gains()
+        self.is_of_one_row(rows) && set.has_no_gains()
+    }
+
+    /// Whether there is one row, of which all adapters see the same.
+    fn is_of_one_row(&self, rows: usize) -> bool {
+        rows == 1 && self.masks.is_none() && self.dropout <= 0.0
     }
 
     /// The product of a stored matrix with `x`, what changes it, and what is around it, in as few
@@ -93,7 +98,9 @@ impl<B: Backend> Active<'_, B> {
         let (norm, residual) = (norm.map(RmsNorm::parts), residual.cloned());
         let (mut weight, mut bias) = (base.matrix.weight(), base.bias());
         let group = self.group(base.slot);
-        if group.is_some() && !self.is_part_of_products(x.dims()[0]) {
+        let has_gain =
+            |group: &Group<_>| group.factors.as_ref().is_some_and(|of| of.gain.is_some());
+        if group.is_some_and(|group| has_gain(group) || !self.is_of_one_row(x.dims()[0])) {
             return None;
         }
         if let Some((_, whole)) = group.and_then(|group| group.replaced.first()) {
@@ -101,7 +108,7 @@ impl<B: Backend> Active<'_, B> {
             bias = whole.bias.clone().map(|bias| bias.reshape([-1]));
         }
         let factors = group.and_then(|group| group.factors.as_ref());
-        let low_rank = factors.map(|factors| [factors.a.clone(), factors.b.clone()]);
+        let low_rank = factors.map(|factors| [&factors.a, &factors.b]);
         B::fused_linear(x, &FusedLinear { weight, norm, low_rank, bias, residual, gated })
     }
 
@@ -116,6 +123,9 @@ impl<B: Backend> Active<'_, B> {
             return base.matrix.product(x, base.bias());
         };
         let Some(factors) = &group.factors else { return self.whole(group, base, x, true) };
+        if let Some(out) = self.fused(base, &x, Around::NOTHING) {
+            return Ok(out);
+        }
         let rows = x.dims()[0];
         let seen = self.dropped(x.clone());
         let mut low = B::dense_linear(seen.clone(), factors.a.clone(), None);

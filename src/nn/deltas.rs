@@ -136,12 +136,14 @@ impl<B: Backend> DeltaSet<B> {
         Self(Parts::new(slots.id(), 0, slots.groups().len()))
     }
 
-    /// For inference: factors stored as `dtype`, laid out as the backend likes its matrices.
+    /// For inference: factors in the type that the backend likes beside the base, and laid out as it likes
+    /// its matrices.
     #[must_use]
-    pub fn stored_as(self, dtype: DType) -> Self {
+    pub fn stored_for(self, slots: &Slots<B>) -> Self {
         let mut parts = self.0;
-        for group in parts.groups.iter_mut().flatten() {
-            if let Some(factors) = &mut group.factors {
+        for (i, group) in parts.groups.iter_mut().enumerate() {
+            let dtype = slots.low_rank_dtype(i);
+            if let Some(factors) = group.as_mut().and_then(|group| group.factors.as_mut()) {
                 let stored = |tensor: &Tensor<B, 2>| B::stored(as_type(tensor.clone(), dtype));
                 (factors.a, factors.b) = (stored(&factors.a), stored(&factors.b));
             }

@@ -108,6 +108,11 @@ impl<B: Backend> Slots<B> {
         self.dtype
     }
 
+    /// The type of an adapter's low-rank matrices beside a stored matrix.
+    pub fn low_rank_dtype(&self, group: usize) -> DType {
+        B::low_rank_dtype(self.dtype, matches!(self.groups[group].matrix, Matrix::Packed(_)))
+    }
+
     /// Tells one loaded model from another.
     pub(super) fn id(&self) -> u64 {
         self.id

@@ -47,7 +47,12 @@ pub struct Oracle {
 impl EveryBackend for Oracle {
     fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
         let rounds = label.ends_with("cpu");
-        let (tf32, fuses) = (label == "cuda", label == "cuda" || label.starts_with("wgpu"));
+        let tf32 = label == "cuda";
+        let fuses = match label {
+            "cpu" => Fuses::Adapters,
+            _ if tf32 || label.starts_with("wgpu") => Fuses::All,
+            _ => Fuses::Nothing,
+        };
         for dtype in [DType::F32, DType::F16] {
             if !B::supports_dtype(device, dtype) {
                 assert_eq!(dtype, DType::F16, "f32 is not optional");
@@ -131,8 +136,16 @@ struct Run<'a, B: Backend> {
     rounds: bool,
     /// Whether burn's products of f32 round to TF32.
     tf32: bool,
-    /// Whether products have what is around them in one operation.
-    fuses: bool,
+    fuses: Fuses,
+}
+
+/// What products have around them in one operation.
+#[derive(Clone, Copy, PartialEq)]
+enum Fuses {
+    Nothing,
+    /// What adapters add to one row.
+    Adapters,
+    All,
 }
 
 impl<B: Backend> Run<'_, B> {
@@ -183,6 +196,23 @@ impl<B: Backend> Run<'_, B> {
         } else {
             F32_TOLERANCE
         };
+        self.oracle.compare(op, self.dtype, case, &Self::read(got), want, tolerance);
+    }
+
+    /// A product of `x` in 8 bits with a weight.
+    fn check_rounded(
+        &mut self,
+        op: &'static str,
+        case: &str,
+        got: Tensor<B, 2>,
+        want: &[f64],
+        [x, weight]: [&[f64]; 2],
+    ) {
+        let [rows, _] = got.dims();
+        // What is rounded are the terms: a sum in which they cancel is no more exact.
+        let largest = want.iter().fold(1.0f64, |most, value| most.max(value.abs()));
+        let size = plain::size_of_products(x, weight, x.len() / rows);
+        let tolerance = ROUNDED_TOLERANCE * (size / largest).max(1.0);
         self.oracle.compare(op, self.dtype, case, &Self::read(got), want, tolerance);
     }
 
@@ -269,6 +299,11 @@ impl<B: Backend> Run<'_, B> {
                         let (has_bias, has_residual) = (add == "bias", add == "residual");
                         let (a, b) =
                             (self.oracle.values(rank * inputs), self.oracle.values(outputs * rank));
+                        let of_adapter = if norm { DType::F32 } else { adapters };
+                        let factors = [
+                            self.tensor_as(&a, [rank, inputs], of_adapter),
+                            self.tensor_as(&b, [outputs, rank], of_adapter),
+                        ];
                         let operation = FusedLinear::<B> {
                             weight: match (&packed, dense) {
                                 (Some(packed), _) => Weight::Packed(packed),
@@ -279,21 +314,19 @@ impl<B: Backend> Run<'_, B> {
                                 )),
                             },
                             norm: norm.then(|| (self.tensor(&gain, [inputs]), EPSILON)),
-                            low_rank: (rank > 0).then(|| {
-                                let dtype = if norm { DType::F32 } else { adapters };
-                                [
-                                    self.tensor_as(&a, [rank, inputs], dtype),
-                                    self.tensor_as(&b, [outputs, rank], dtype),
-                                ]
-                            }),
+                            low_rank: (rank > 0).then_some([&factors[0], &factors[1]]),
                             bias: has_bias.then(|| self.tensor(&bias, [outputs])),
                             residual: has_residual.then(|| self.tensor(&residual, [rows, outputs])),
                             gated,
                         };
                         let got = B::fused_linear(&self.tensor(&x, [rows, inputs]), &operation);
-                        // GPUs have it for one row; without norm and adapter, for a few.
-                        let of_one = norm || rank > 0;
-                        assert_eq!(got.is_some(), self.fuses && (rows == 1 || !of_one));
+                        let fuses = match self.fuses {
+                            Fuses::Nothing => false,
+                            Fuses::Adapters => rows == 1 && !norm && rank > 0,
+                            // For one row; without norm and adapter, for a few.
+                            Fuses::All => rows == 1 || !(norm || rank > 0),
+                        };
+                        assert_eq!(got.is_some(), fuses);
                         let Some(got) = got else { continue };
                         let x = if norm { plain::rms_norm(&x, &gain, EPSILON) } else { x.clone() };
                         let mut want = plain::linear(&x, &w, has_bias.then_some(&bias), inputs);
@@ -312,7 +345,17 @@ impl<B: Backend> Run<'_, B> {
                         let name = encoding.name();
                         let case =
                             format!("{rows}x{inputs}x{outputs} {name} {norm} {add} {gated} {rank}");
-                        self.check("fused_linear", &case, got, &want);
+                        if self.rounds && packed.is_some() {
+                            self.check_rounded(
+                                "fused_linear, 8-bit x",
+                                &case,
+                                got,
+                                &want,
+                                [&x, &w],
+                            );
+                        } else {
+                            self.check("fused_linear", &case, got, &want);
+                        }
                     }
                 }
             }
@@ -620,12 +663,7 @@ impl<B: Backend> Run<'_, B> {
                     let (op, got) = ("packed_linear, many rows", Self::read(got));
                     self.oracle.compare(op, self.dtype, &case, &got, &want, F16_TOLERANCE);
                 } else if self.rounds && encoding.block_len() > 1 {
-                    let (op, got) = ("packed_linear, 8-bit x", Self::read(got));
-                    // What is rounded are the terms: a sum in which they cancel is no more exact.
-                    let largest = want.iter().fold(1.0f64, |most, value| most.max(value.abs()));
-                    let size = plain::size_of_products(&x, &weight, inputs);
-                    let tolerance = ROUNDED_TOLERANCE * (size / largest).max(1.0);
-                    self.oracle.compare(op, self.dtype, &case, &got, &want, tolerance);
+                    self.check_rounded("packed_linear, 8-bit x", &case, got, &want, [&x, &weight]);
                 } else {
                     self.check("packed_linear", &case, got, &want);
                 }

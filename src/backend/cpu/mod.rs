@@ -13,12 +13,13 @@ pub use kv_cache::HostKvCache;
 use burn::tensor::{DType, Tensor};
 
 use super::{
-    AttentionOptions, Backend, HostPacked, PackError, PackedStorage, RopeOrder, StepShape, ops,
+    AttentionOptions, Backend, FusedLinear, HostPacked, PackError, PackedStorage, RopeOrder,
+    StepShape, ops,
 };
 use crate::quant::Encoding;
 use burn_flex::FlexDevice;
-use kernels::{Activations, AttentionShape, KvView, PackedMatrix, RopeShape, Weight};
-use slices::{Floats, Halves, tensor};
+use kernels::{Activations, Added, AttentionShape, KvView, LowRank, PackedMatrix, RopeShape};
+use slices::{Floats, Stored, tensor};
 
 /// burn-flex.
 pub type Cpu = burn_flex::Flex;
@@ -76,19 +77,58 @@ impl Backend for Cpu {
             // The default says what does not fit, as burn does everywhere.
             return ops::linear(x, weight, bias);
         }
+        let (x, weight, bias) = (Floats::of(x), Stored::of(weight), bias.map(Floats::of));
+        let added = Added::of(bias.as_ref().map(Floats::as_slice));
         let mut out = vec![0.0; rows * outputs];
-        let x = Floats::of(x);
-        let bias = bias.map(Floats::of);
-        let mut run = |w: Weight<'_>| {
-            let bias = bias.as_ref().map(Floats::as_slice);
-            kernels::linear(x.as_slice(), rows, w, outputs, inputs, bias, &mut out);
-        };
-        if weight.dtype() == DType::F16 {
-            run(Weight::F16(Halves::of(weight).as_slice()));
-        } else {
-            run(Weight::F32(Floats::of(weight).as_slice()));
-        }
+        kernels::linear(x.as_slice(), rows, weight.weight(), outputs, inputs, added, &mut out);
         tensor(out, [rows, outputs], dtype)
+    }
+
+    /// What an adapter adds to one row is a part of the base's product.
+    fn fused_linear(
+        x: &Tensor<Self, 2>,
+        operation: &FusedLinear<'_, Self>,
+    ) -> Option<Tensor<Self, 2>> {
+        let FusedLinear { weight, norm: None, low_rank: Some([a, b]), bias, .. } = operation else {
+            return None;
+        };
+        let ([rows, inputs], [rank, columns], [outputs, _]) = (x.dims(), a.dims(), b.dims());
+        let fits = rows == 1 && columns == inputs && b.dims() == [outputs, rank];
+        if !fits || operation.gated || !(1..=kernels::MAX_RANK).contains(&rank) {
+            return None;
+        }
+        let (dtype, x, bias) = (x.dtype(), Floats::of(x.clone()), bias.clone().map(Floats::of));
+        let [a, b] = [*a, *b].map(|factor| Stored::of(factor.clone()));
+        let added = Added {
+            bias: bias.as_ref().map(Floats::as_slice),
+            low_rank: Some(LowRank { rank, a: a.weight(), b: b.weight() }),
+        };
+        let mut out = vec![0.0; outputs];
+        match weight {
+            super::Weight::Dense(weight) => {
+                if weight.dims() != [outputs, inputs] {
+                    return None;
+                }
+                let weight = Stored::of(weight.clone());
+                kernels::linear(x.as_slice(), 1, weight.weight(), outputs, inputs, added, &mut out);
+            }
+            super::Weight::Packed(weight) => {
+                let matrix = packed(weight).filter(|_| weight.shape() == [outputs, inputs])?;
+                let activations = Activations::Quantised;
+                kernels::packed_linear(x.as_slice(), 1, &matrix, added, activations, &mut out);
+            }
+        }
+        if let Some(residual) = &operation.residual {
+            let residual = Floats::of(residual.clone());
+            out.iter_mut().zip(residual.as_slice()).for_each(|(out, residual)| *out += residual);
+        }
+        Some(tensor(out, [1, outputs], dtype))
+    }
+
+    /// Half of what a step reads for adapters: beside weights of some bits, whose activations are rounded
+    /// to 8 bits, the 11 bits of an f16 are exact.
+    fn low_rank_dtype(weights: DType, is_packed: bool) -> DType {
+        if is_packed { DType::F16 } else { weights }
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
@@ -168,18 +208,29 @@ impl Backend for Cpu {
         bias: Option<Tensor<Self, 1>>,
     ) -> Result<Tensor<Self, 2>, PackError> {
         let (dtype, [rows, inputs], [outputs, columns]) = (x.dtype(), x.dims(), weight.shape());
-        let matrix = PackedMatrix::new(weight.bytes(), weight.encoding(), outputs, columns);
-        let Some(matrix) = matrix.ok().filter(|_| columns == inputs) else {
+        let Some(matrix) = packed(weight).filter(|_| columns == inputs) else {
             let dense = Self::unpack(weight, &x.device(), dtype)?;
             return Ok(Self::dense_linear(x, dense, bias));
         };
-        let bias = bias.map(Floats::of);
-        let bias = bias.as_ref().map(Floats::as_slice);
+        let (x, bias) = (Floats::of(x), bias.map(Floats::of));
+        let added = Added::of(bias.as_ref().map(Floats::as_slice));
         let mut out = vec![0.0; rows * outputs];
-        let x = Floats::of(x);
-        kernels::packed_linear(x.as_slice(), rows, &matrix, bias, Activations::Quantised, &mut out);
+        kernels::packed_linear(
+            x.as_slice(),
+            rows,
+            &matrix,
+            added,
+            Activations::Quantised,
+            &mut out,
+        );
         Ok(tensor(out, [rows, outputs], dtype))
     }
+}
+
+/// The blocks of a weight that a kernel takes.
+fn packed(weight: &HostPacked) -> Option<PackedMatrix<'_>> {
+    let [outputs, inputs] = weight.shape();
+    PackedMatrix::new(weight.bytes(), weight.encoding(), outputs, inputs).ok()
 }
 
 fn attention(

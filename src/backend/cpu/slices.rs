@@ -4,7 +4,7 @@ use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_flex::{FlexTensor, Layout};
 use half::f16;
 
-use super::Cpu;
+use super::{Cpu, kernels::Weight};
 
 /// The values of a tensor as one slice of f32: borrowed where they are that already.
 pub(super) struct Floats(FlexTensor);
@@ -39,6 +39,30 @@ impl Halves {
 
     pub(super) fn as_slice(&self) -> &[f16] {
         view(&self.0)
+    }
+}
+
+/// A matrix in the type that a product reads it in.
+pub(super) enum Stored {
+    Floats(Floats),
+    Halves(Halves),
+}
+
+impl Stored {
+    /// Without a copy where it is f16 or f32.
+    pub(super) fn of(matrix: Tensor<Cpu, 2>) -> Self {
+        if matrix.dtype() == DType::F16 {
+            Self::Halves(Halves::of(matrix))
+        } else {
+            Self::Floats(Floats::of(matrix))
+        }
+    }
+
+    pub(super) fn weight(&self) -> Weight<'_> {
+        match self {
+            Self::Floats(values) => Weight::F32(values.as_slice()),
+            Self::Halves(values) => Weight::F16(values.as_slice()),
+        }
     }
 }
 

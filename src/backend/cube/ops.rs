@@ -52,7 +52,7 @@ pub(super) struct Matrix<'a> {
 #[derive(Debug)]
 pub(super) struct Around<'a, R: Gpu> {
     norm: Option<&'a (Tensor<Cube<R>, 1>, f64)>,
-    low_rank: Option<&'a [Tensor<Cube<R>, 2>; 2]>,
+    low_rank: Option<[&'a Tensor<Cube<R>, 2>; 2]>,
     bias: Option<&'a Tensor<Cube<R>, 1>>,
     residual: Option<&'a Tensor<Cube<R>, 2>>,
     gated: bool,
@@ -89,7 +89,9 @@ impl<'a, R: Gpu> Around<'a, R> {
         Buffers {
             gain: self.norm.map(|(gain, _)| tensors::contiguous(gain.clone())),
             added: bias.or(residual),
-            low_rank: self.low_rank.map(|pair| pair.clone().map(tensors::contiguous)),
+            low_rank: self
+                .low_rank
+                .map(|pair| pair.map(|factor| tensors::contiguous(factor.clone()))),
         }
     }
 }
@@ -107,7 +109,7 @@ pub(super) fn fused_linear<R: Gpu>(
     operation: &FusedLinear<'_, Cube<R>>,
 ) -> Option<Tensor<Cube<R>, 2>> {
     let FusedLinear { weight, norm, low_rank, bias, residual, gated } = operation;
-    let (norm, low_rank, bias) = (norm.as_ref(), low_rank.as_ref(), bias.as_ref());
+    let (norm, low_rank, bias) = (norm.as_ref(), *low_rank, bias.as_ref());
     // Of more rows every launch would make the norm again.
     if x.dims()[0] > ROWS_AT_ONCE {
         return None;
@@ -211,7 +213,7 @@ fn beside<R: Gpu>(
     x: &Tensor<Cube<R>, 2>,
     matrix: &Matrix<'_>,
     around: &Around<'_, R>,
-    [a, b]: &[Tensor<Cube<R>, 2>; 2],
+    [a, b]: [&Tensor<Cube<R>, 2>; 2],
 ) -> Option<Tensor<Cube<R>, 2>> {
     let &Around { norm, bias, residual, gated, .. } = around;
     let first = Around { norm, ..Around::bias(None) };

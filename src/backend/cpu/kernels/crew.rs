@@ -22,7 +22,7 @@ use std::{
 type Job<'a> = dyn Fn() + Sync + 'a;
 
 /// Turns that a member waits busily before it lets other threads run in between.
-const BUSY: u32 = 4096;
+pub(super) const BUSY: u32 = 4096;
 /// The step of the count of jobs in [`Crew::state`]; below it, the members at work are counted.
 const ONE_JOB: u64 = 1 << 32;
 
@@ -81,6 +81,11 @@ pub fn with_crew<T>(work: impl FnOnce() -> T) -> T {
         CREW.set(&raw const crew);
         work()
     })
+}
+
+/// Whether the current thread has a crew.
+pub(super) fn is_at_hand() -> bool {
+    !CREW.get().is_null()
 }
 
 /// Has the current thread's crew run a job with it; `false` if there is none.

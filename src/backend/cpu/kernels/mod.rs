@@ -3,6 +3,7 @@
 //! | module | computes |
 //! |---|---|
 //! | `linear` | `x · wᵀ + bias`, weights in single or half precision, few rows or many |
+//! | `added` | what a product begins or ends with: a bias, an adapter's low-rank product |
 //! | `attention` | softmax(q · kᵀ) · v without the matrix of scores, grouped queries, masks, log-sum-exp |
 //! | `norm`, `rope`, `swiglu` | root-mean-square norm (with a residual), rotary positions, gated `SiLU` |
 //! | `packed` | the same as `linear` with block-quantised weights, exact or with activations in 8 bits |
@@ -18,6 +19,7 @@
 // A vector operation must be inlined into the function that enables its instruction set: see `simd`.
 #![allow(clippy::inline_always)]
 
+mod added;
 mod attention;
 mod crew;
 mod linear;
@@ -33,6 +35,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
+pub use added::{Added, LowRank, MAX_RANK};
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
 pub use crew::with_crew;
 pub use linear::{Weight, linear};

@@ -1,12 +1,22 @@
 //! Work shared out over rayon's threads: tasks by number, and one matrix cut into tiles that tasks write.
 
 use super::crew;
+use std::hint::spin_loop;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 /// Less memory traffic than this, in bytes, is not worth waking another thread for (some 20 µs of one core's streaming).
 pub(super) const FORK_BYTES: usize = 512 * 1024;
+/// Less than this is not worth handing to a thread that waits for it (some 2 µs of streaming).
+const SHARE_BYTES: usize = 16 * 1024;
+
+/// Whether a product that reads so many bytes is done by one thread: where others would have to be woken, up to
+/// `fork_bytes` are.
+pub(super) fn is_for_one(bytes: usize, fork_bytes: usize) -> bool {
+    bytes <= if crew::is_at_hand() { SHARE_BYTES } else { fork_bytes }
+}
 
 /// Runs `task(0)`, …, `task(tasks - 1)`, each once, on the calling thread and on rayon's: those of its
 /// [crew](crew::with_crew), if it has one.
@@ -15,15 +25,29 @@ pub(super) const FORK_BYTES: usize = 512 * 1024;
 /// order, for what a processor reads next should be what follows what it has read; then it takes over what is left of the
 /// others' stretches: a thread that wakes late, or loses its core to another program, costs little.
 pub(super) fn for_each_task(tasks: usize, task: impl Fn(usize) + Sync) {
+    for_each_task_after(0, |_| (), tasks, |number, _| task(number));
+}
+
+/// As [`for_each_task`], but `part(0)`, …, `part(parts - 1)` are begun first: a task that needs what they make
+/// [waits](Parts::wait) for it as late as it can.
+pub(super) fn for_each_task_after(
+    parts: usize,
+    part: impl Fn(usize) + Sync,
+    tasks: usize,
+    task: impl Fn(usize, &Parts) + Sync,
+) {
     let threads = rayon::current_num_threads().min(tasks);
+    let first = Parts { count: parts, next: AtomicUsize::new(0), done: AtomicUsize::new(0) };
     if threads <= 1 {
-        (0..tasks).for_each(task);
+        first.run(&part);
+        (0..tasks).for_each(|number| task(number, &first));
         return;
     }
     let start = |stretch: usize| stretch * tasks / threads;
     let next: Vec<AtomicUsize> = (0..threads).map(|i| AtomicUsize::new(start(i))).collect();
     let arrived = AtomicUsize::new(0);
     let work = || {
+        first.run(&part);
         let own = arrived.fetch_add(1, Ordering::Relaxed);
         for stretch in (own..own + threads).map(|i| i % threads) {
             loop {
@@ -31,7 +55,7 @@ pub(super) fn for_each_task(tasks: usize, task: impl Fn(usize) + Sync) {
                 if number >= start(stretch + 1) {
                     break;
                 }
-                task(number);
+                task(number, &first);
             }
         }
     };
@@ -44,6 +68,44 @@ pub(super) fn for_each_task(tasks: usize, task: impl Fn(usize) + Sync) {
         }
         work();
     });
+}
+
+/// What is begun before the tasks.
+pub(super) struct Parts {
+    count: usize,
+    next: AtomicUsize,
+    done: AtomicUsize,
+}
+
+/// Counts a part as done, also when it panics: others would wait for it for ever.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Parts {
+    fn run(&self, part: impl Fn(usize)) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.count {
+                break;
+            }
+            let _done = Done(&self.done);
+            part(number);
+        }
+    }
+
+    /// Until all of them are done. Whoever waits has found them all begun, so that they are done soon.
+    pub(super) fn wait(&self) {
+        let mut turns = 0;
+        while self.done.load(Ordering::Acquire) < self.count {
+            turns += 1;
+            if turns < crew::BUSY { spin_loop() } else { thread::yield_now() }
+        }
+    }
 }
 
 /// A row-major matrix cut into tiles of `tile_rows` × `tile_columns` (less at the ends), each handed out once.
@@ -84,6 +146,21 @@ impl<'a> Tiles<'a> {
     /// Tiles next to each other in one row of tiles.
     pub(super) fn across(&self) -> usize {
         self.columns.div_ceil(self.tile_columns)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// One of them: those of the same columns have numbers next to each other.
+    ///
+    /// # Panics
+    ///
+    /// If it was handed out before, or there is no such tile.
+    pub(super) fn take_by_columns(&self, number: usize) -> TileMut<'_> {
+        let down = self.rows.div_ceil(self.tile_rows);
+        self.take(number % down, number / down)
     }
 
     /// The tile in row `down` and column `along` of tiles.
@@ -169,6 +246,26 @@ mod tests {
             });
             assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn tasks_find_the_parts_done() {
+        for (parts, tasks) in [(0, 3), (1, 1), (3, 50), (50, 3)] {
+            let sum = AtomicUsize::new(0);
+            let part = |i: usize| {
+                sum.fetch_add(i + 1, Ordering::Relaxed);
+            };
+            for_each_task_after(parts, part, tasks, |_, first| {
+                first.wait();
+                assert_eq!(sum.load(Ordering::Relaxed), parts * (parts + 1) / 2);
+            });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a bad part")]
+    fn a_part_that_panics_keeps_nobody_waiting() {
+        for_each_task_after(8, |i| assert_ne!(i, 5, "a bad part"), 8, |_, first| first.wait());
     }
 
     #[test]

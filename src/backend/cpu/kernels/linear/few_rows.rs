@@ -2,26 +2,26 @@
 //!
 //! Every weight is read once, in the order of memory, and used for all rows of `x`, which stay in the first-level cache.
 
-use super::super::parallel::{FORK_BYTES, TileMut, Tiles, for_each_task};
+use super::super::added::Added;
+use super::super::parallel::{FORK_BYTES, TileMut, Tiles, is_for_one};
 use super::super::simd::{Element, Isa, Kernel, Simd};
 
 /// Bytes of weights in one task: long enough to stream, short enough to balance threads.
-const TASK_BYTES: usize = 128 * 1024;
+const TASK_BYTES: usize = 32 * 1024;
 
-/// `out[r, o] = Σᵢ x[r, i] · w[o, i] + bias[o]`; neither `out` nor `depth` is empty.
+/// `out[r, o] = Σᵢ x[r, i] · w[o, i] + added[o]`; neither `out` nor `depth` is empty.
 pub(in super::super) fn few_rows<W: Element>(
     isa: Isa,
     x: &[f32],
     w: &[W],
     depth: usize,
-    bias: Option<&[f32]>,
+    added: Added<'_>,
     out: &mut [f32],
 ) {
     let rows = x.len() / depth;
     let features = w.len() / depth;
     let row_bytes = depth * size_of::<W>();
-    let whole = features * row_bytes <= FORK_BYTES;
-    let task = if whole {
+    let task = if is_for_one(features * row_bytes, FORK_BYTES) {
         features
     } else {
         let threads = rayon::current_num_threads();
@@ -29,8 +29,7 @@ pub(in super::super) fn few_rows<W: Element>(
         even.max(TASK_BYTES / row_bytes).next_multiple_of(16)
     };
     let tiles = Tiles::new(out, (rows, features), (rows, task));
-    for_each_task(tiles.across(), |along| {
-        let mut out = tiles.take(0, along);
+    added.for_each_tile(isa, x, &tiles, |out| {
         let columns = out.column_range();
         let kernel = Dots {
             x,
@@ -38,9 +37,9 @@ pub(in super::super) fn few_rows<W: Element>(
             w: &w[columns.start * depth..],
             stride: depth,
             depth,
-            bias: bias.map(|b| &b[columns.clone()]),
+            bias: added.bias.map(|b| &b[columns.clone()]),
             features: columns.len(),
-            out: &mut out,
+            out,
         };
         isa.run(kernel);
     });
@@ -59,6 +58,14 @@ pub(in super::super) struct Dots<'a, 'b, W> {
     /// Rows of `w`.
     pub(in super::super) features: usize,
     pub(in super::super) out: &'a mut TileMut<'b>,
+}
+
+impl<'a, 'b, W> Dots<'a, 'b, W> {
+    /// Of one row, with as many features as `out` has columns.
+    pub(in super::super) fn of_row(x: &'a [f32], w: &'a [W], out: &'a mut TileMut<'b>) -> Self {
+        let (depth, features) = (x.len(), out.column_range().len());
+        Self { x, rows: 1, w, stride: depth, depth, bias: None, features, out }
+    }
 }
 
 impl<W: Element> Kernel for Dots<'_, '_, W> {

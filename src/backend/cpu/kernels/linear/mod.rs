@@ -1,4 +1,4 @@
-//! The linear layer: `out[r, o] = Σᵢ x[r, i] · w[o, i] + bias[o]`, with `w` as files store it, `[out, in]`.
+//! The linear layer: `out[r, o] = Σᵢ x[r, i] · w[o, i] + added[o]`, with `w` as files store it, `[out, in]`.
 //!
 //! Few rows (a decode step) are bound by reading the weights once from memory: [`few_rows`]. Many rows (a prompt) are
 //! bound by arithmetic: [`many_rows`].
@@ -6,6 +6,7 @@
 mod few_rows;
 mod many_rows;
 
+use super::added::Added;
 use super::simd::Isa;
 use half::f16;
 use std::ops::Range;
@@ -27,7 +28,7 @@ pub enum Weight<'a> {
 }
 
 impl Weight<'_> {
-    fn len(self) -> usize {
+    pub(super) fn len(self) -> usize {
         match self {
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
@@ -35,12 +36,12 @@ impl Weight<'_> {
     }
 }
 
-/// `out = x · wᵀ + bias`, in single precision.
+/// `out = x · wᵀ + added`, in single precision.
 ///
 /// # Shapes
 ///
-/// `x` is `[rows, in_features]`, `w` is `[out_features, in_features]`, `bias` is `[out_features]`, `out` is
-/// `[rows, out_features]`; every size may be zero.
+/// `x` is `[rows, in_features]`, `w` is `[out_features, in_features]`, `out` is `[rows, out_features]`; every size may be
+/// zero.
 ///
 /// # Panics
 ///
@@ -51,10 +52,10 @@ pub fn linear(
     w: Weight<'_>,
     out_features: usize,
     in_features: usize,
-    bias: Option<&[f32]>,
+    added: Added<'_>,
     out: &mut [f32],
 ) {
-    linear_on(Isa::best(), x, rows, w, out_features, in_features, bias, out);
+    linear_on(Isa::best(), x, rows, w, out_features, in_features, added, out);
 }
 
 fn linear_on(
@@ -64,28 +65,24 @@ fn linear_on(
     w: Weight<'_>,
     out_features: usize,
     in_features: usize,
-    bias: Option<&[f32]>,
+    added: Added<'_>,
     out: &mut [f32],
 ) {
     assert_eq!(x.len(), rows * in_features, "linear: length of x");
     assert_eq!(w.len(), out_features * in_features, "linear: length of the weight");
     assert_eq!(out.len(), rows * out_features, "linear: length of out");
-    assert!(bias.is_none_or(|b| b.len() == out_features), "linear: length of the bias");
+    added.check(rows, out_features, in_features);
     if out.is_empty() {
         return;
     }
     if in_features == 0 {
-        for row in out.chunks_exact_mut(out_features) {
-            match bias {
-                Some(bias) => row.copy_from_slice(bias),
-                None => row.fill(0.0),
-            }
-        }
+        added.alone(out);
         return;
     }
+    let bias = added.bias;
     match (w, rows <= FEW) {
-        (Weight::F32(w), true) => few_rows(isa, x, w, in_features, bias, out),
-        (Weight::F16(w), true) => few_rows(isa, x, w, in_features, bias, out),
+        (Weight::F32(w), true) => few_rows(isa, x, w, in_features, added, out),
+        (Weight::F16(w), true) => few_rows(isa, x, w, in_features, added, out),
         (Weight::F32(w), false) => many_rows(isa, x, Source::F32(w), in_features, bias, out),
         (Weight::F16(w), false) => {
             let widen = |features: Range<usize>, to: &mut [f32]| {

@@ -24,7 +24,7 @@ fn check(isa: Isa, rows: usize, out_features: usize, in_features: usize, random:
         }
         let mut out = vec![f32::NAN; rows * out_features];
         let w = if half { Weight::F16(&halves) } else { Weight::F32(&w) };
-        linear_on(isa, &x, rows, w, out_features, in_features, bias, &mut out);
+        linear_on(isa, &x, rows, w, out_features, in_features, Added::of(bias), &mut out);
         let what = format!("{isa:?} {rows} x {out_features} x {in_features}, half: {half}");
         assert_close(&out, &want, 1e-5, &what);
     }
@@ -69,5 +69,5 @@ fn more_than_one_task_and_depth_block() {
 #[test]
 #[should_panic(expected = "linear: length of x")]
 fn lengths_are_checked() {
-    linear(&[0.0; 3], 1, Weight::F32(&[0.0; 4]), 2, 2, None, &mut [0.0; 2]);
+    linear(&[0.0; 3], 1, Weight::F32(&[0.0; 4]), 2, 2, Added::default(), &mut [0.0; 2]);
 }

@@ -18,6 +18,8 @@ mod formats;
 mod integers;
 mod product;
 
+use super::added::Added;
+use super::simd::Isa;
 use crate::quant::Encoding;
 use integers::Instructions;
 
@@ -113,12 +115,11 @@ impl<'a> PackedMatrix<'a> {
     }
 }
 
-/// `out = x · wᵀ + bias`.
+/// `out = x · wᵀ + added`.
 ///
 /// # Shapes
 ///
-/// `x` is `[rows, depth]`, `w` is `[features, depth]`, `bias` is `[features]`, `out` is `[rows, features]`; every size may
-/// be zero.
+/// `x` is `[rows, depth]`, `w` is `[features, depth]`, `out` is `[rows, features]`; every size may be zero.
 ///
 /// # Panics
 ///
@@ -127,29 +128,27 @@ pub fn packed_linear(
     x: &[f32],
     rows: usize,
     w: &PackedMatrix<'_>,
-    bias: Option<&[f32]>,
+    added: Added<'_>,
     activations: Activations,
     out: &mut [f32],
 ) {
     let depth = w.depth;
     assert_eq!(x.len(), rows * depth, "packed linear: length of x");
     assert_eq!(out.len(), rows * w.features, "packed linear: length of out");
-    assert!(bias.is_none_or(|b| b.len() == w.features), "packed linear: length of the bias");
+    added.check(rows, w.features, depth);
     if out.is_empty() {
         return;
     }
     if depth == 0 {
-        for row in out.chunks_exact_mut(w.features) {
-            match bias {
-                Some(bias) => row.copy_from_slice(bias),
-                None => row.fill(0.0),
-            }
-        }
+        added.alone(out);
         return;
     }
     match activations {
-        Activations::Exact => exact::exact(super::simd::Isa::best(), x, rows, w, bias, out),
-        Activations::Quantised => product::quantised(Instructions::best(), x, rows, w, bias, out),
+        Activations::Exact => {
+            assert!(added.low_rank.is_none(), "packed linear: an exact product adds a bias alone");
+            exact::exact(Isa::best(), x, rows, w, added.bias, out);
+        }
+        Activations::Quantised => product::quantised(Instructions::best(), x, rows, w, added, out),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Products with quantised activations: what is unpacked when, and by which thread.
 
-use super::super::parallel::{TileMut, Tiles, for_each_task};
+use super::super::added::Added;
+use super::super::parallel::{TileMut, Tiles, for_each_task, is_for_one};
 use super::super::scratch::with_scratch;
+use super::super::simd::Isa;
 use super::PackedMatrix;
 use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
 use super::formats::{self, Block, Codes, Format};
@@ -28,17 +30,17 @@ const FORK_BYTES: usize = 64 * 1024;
 /// Values of `x` that a task quantises.
 const QUANTISE: usize = 32 * 1024;
 
-/// `out = x · wᵀ + bias` with quantised `x`; neither `out` nor the depth is empty.
+/// `out = x · wᵀ + added` with quantised `x`; neither `out` nor the depth is empty.
 pub(super) fn quantised(
     instructions: Instructions,
     x: &[f32],
     rows: usize,
     w: &PackedMatrix<'_>,
-    bias: Option<&[f32]>,
+    added: Added<'_>,
     out: &mut [f32],
 ) {
     let product = kernel(w.encoding).expect("checked when the matrix was made");
-    product(Call { instructions, x, rows, w, bias, out });
+    product(Call { instructions, x, rows, w, added, out });
 }
 
 /// The products of a format; `None` for one that is not unpacked here.
@@ -65,25 +67,20 @@ pub(super) struct Call<'a> {
     x: &'a [f32],
     rows: usize,
     w: &'a PackedMatrix<'a>,
-    bias: Option<&'a [f32]>,
+    added: Added<'a>,
     out: &'a mut [f32],
 }
 
 fn run<F: Format>(call: Call<'_>) {
-    let Call { instructions, x, rows, w, bias, out } = call;
+    let Call { instructions, x: exact, rows, w, added, out } = call;
     let len = Quantised::floats(rows, w.depth, F::Codes::GROUP);
     with_scratch(len, |memory| {
-        let x = quantise_rows::<F>(instructions, x, rows, w.depth, memory);
-        let features = w.features;
-        let (tile_rows, tile_features) = tile(rows, w);
-        let tiles = Tiles::new(out, (rows, features), (tile_rows, tile_features));
-        let across = tiles.across();
-        let down = rows.div_ceil(tile_rows);
+        let x = quantise_rows::<F>(instructions, exact, rows, w.depth, memory);
+        let tiles = Tiles::new(out, (rows, w.features), tile(rows, w));
+        let bias = added.bias;
         // Tasks that share weights run next to each other in time.
-        for_each_task(down * across, |task| {
-            let mut out = tiles.take(task % down, task / down);
+        added.for_each_tile(Isa::best(), exact, &tiles, |out| {
             SLICE.with_borrow_mut(|slice| {
-                let out = &mut out;
                 instructions.run(Product::<F> { x, w, bias, out, slice, format: PhantomData });
             });
         });
@@ -93,7 +90,7 @@ fn run<F: Format>(call: Call<'_>) {
 /// Rows and features of a task.
 fn tile(rows: usize, w: &PackedMatrix<'_>) -> (usize, usize) {
     let row_bytes = w.row_bytes();
-    if rows * w.features * row_bytes <= FORK_BYTES {
+    if is_for_one(rows * w.features * row_bytes, FORK_BYTES) {
         return (rows, w.features);
     }
     let threads = rayon::current_num_threads();

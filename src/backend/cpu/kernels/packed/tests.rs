@@ -173,7 +173,14 @@ fn quantised_products() {
                     let mut out = vec![f32::NAN; rows * features];
                     let (w, bias) = (case.matrix(features), &case.bias[..features]);
                     let x_rows = &case.x[..rows * depth];
-                    product::quantised(instructions, x_rows, rows, &w, Some(bias), &mut out);
+                    product::quantised(
+                        instructions,
+                        x_rows,
+                        rows,
+                        &w,
+                        Added::of(Some(bias)),
+                        &mut out,
+                    );
                     let what = format!("{instructions:?}");
                     case.check(&out, features, &case.x_rounded, 1e-5, &what);
                     case.check(&out, features, &x, 1.0 / 60.0, &what);
@@ -203,7 +210,7 @@ fn quantised_rows_do_not_depend_on_rows_or_threads() {
             let run = |first: usize, rows: usize| {
                 let mut out = vec![f32::NAN; rows * 64];
                 let x = &case.x[first * 1536..][..rows * 1536];
-                product::quantised(instructions, x, rows, &w, None, &mut out);
+                product::quantised(instructions, x, rows, &w, Added::default(), &mut out);
                 bits(&out)
             };
             let all = pools[0].install(|| run(0, 77));
@@ -236,7 +243,7 @@ fn extremes_do_not_saturate() {
                 let w = PackedMatrix::new(&bytes, encoding, 3, depth).expect("the bytes fit");
                 for instructions in Instructions::available() {
                     let mut out = [f32::NAN; 3];
-                    product::quantised(instructions, &x, 1, &w, None, &mut out);
+                    product::quantised(instructions, &x, 1, &w, Added::default(), &mut out);
                     let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
                     let (want, magnitude) = dot(&x, &weights[..depth]);
                     for got in out {
@@ -256,7 +263,7 @@ fn what_is_not_finite_does_not_vanish() {
     x[40] = f32::NAN;
     for instructions in Instructions::available() {
         let mut out = [0.0; 3];
-        product::quantised(instructions, &x, 1, &case.matrix(3), None, &mut out);
+        product::quantised(instructions, &x, 1, &case.matrix(3), Added::default(), &mut out);
         assert!(out.iter().all(|value| value.is_nan()));
     }
 }
@@ -287,18 +294,18 @@ fn bytes_have_to_fit() {
 #[test]
 fn sizes_may_be_zero() {
     let none = PackedMatrix::new(&[], Encoding::Q4_K, 0, 256).expect("nothing");
-    packed_linear(&[0.0; 256], 1, &none, None, Activations::Quantised, &mut []);
+    packed_linear(&[0.0; 256], 1, &none, Added::default(), Activations::Quantised, &mut []);
     let shallow = PackedMatrix::new(&[], Encoding::Q4_K, 2, 0).expect("nothing");
     let mut out = [0.0; 4];
-    packed_linear(&[], 2, &shallow, Some(&[1.0, 2.0]), Activations::Quantised, &mut out);
+    packed_linear(&[], 2, &shallow, Added::of(Some(&[1.0, 2.0])), Activations::Quantised, &mut out);
     assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
     let one = PackedMatrix::new(&[0; 34], Encoding::Q8_0, 1, 32).expect("the bytes fit");
-    packed_linear(&[], 0, &one, None, Activations::Exact, &mut []);
+    packed_linear(&[], 0, &one, Added::default(), Activations::Exact, &mut []);
 }
 
 #[test]
 #[should_panic(expected = "packed linear: length of x")]
 fn lengths_are_checked() {
     let w = PackedMatrix::new(&[0; 34], Encoding::Q8_0, 1, 32).expect("the bytes fit");
-    packed_linear(&[0.0; 31], 1, &w, None, Activations::Exact, &mut [0.0]);
+    packed_linear(&[0.0; 31], 1, &w, Added::default(), Activations::Exact, &mut [0.0]);
 }

@@ -72,6 +72,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_f16_partial(self, from: &[f16]) -> __m512 {
+        assert!(from.len() <= LANES);
+        let mask = ((1u32 << from.len()) - 1) as u16;
+        // SAFETY: see above the impl; lanes outside the mask are not read, and `f16` is a transparent u16.
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
     fn store(self, value: __m512, to: &mut [f32]) {
         assert!(to.len() >= LANES);
         // SAFETY: see above the impl.
@@ -148,6 +156,31 @@ impl Simd for Avx512 {
     fn reduce_add(self, a: __m512) -> f32 {
         // SAFETY: see above the impl.
         unsafe { _mm512_reduce_add_ps(a) }
+    }
+
+    /// Pairs of vectors within 128 bits, pairs of those, then across the four parts.
+    #[inline(always)]
+    fn reduce_each(self, v: &[__m512; LANES]) -> __m512 {
+        // SAFETY: see above the impl.
+        unsafe {
+            let mut quads = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                let [a, b, c, d] = [v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]];
+                let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                let high = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                quads[i] = _mm512_add_ps(low, high);
+            }
+            let [a, b, c, d] = quads;
+            let even = _mm512_shuffle_f32x4::<0x88>(a, b);
+            let ab = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let even = _mm512_shuffle_f32x4::<0x88>(c, d);
+            let cd = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0xdd>(c, d));
+            let even = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+            _mm512_add_ps(even, _mm512_shuffle_f32x4::<0xdd>(ab, cd))
+        }
     }
 
     #[inline(always)]

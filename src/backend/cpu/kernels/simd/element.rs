@@ -1,6 +1,6 @@
 //! The types that weights are stored in, read as vectors of `f32`.
 
-use super::{MAX_LANES, Simd};
+use super::Simd;
 use half::f16;
 
 /// A stored number that loads as `f32`.
@@ -31,8 +31,6 @@ impl Element for f16 {
 
     #[inline(always)]
     fn load_partial<S: Simd>(simd: S, from: &[Self]) -> S::V {
-        let mut padded = [f16::ZERO; MAX_LANES];
-        padded[..from.len()].copy_from_slice(from);
-        simd.load_f16(&padded)
+        simd.load_f16_partial(from)
     }
 }

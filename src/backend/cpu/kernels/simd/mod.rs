@@ -56,6 +56,13 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn load_partial(self, from: &[f32]) -> Self::V;
     /// The first `LANES` half-precision values.
     fn load_f16(self, from: &[f16]) -> Self::V;
+    /// At most `LANES` half-precision values, then zeros.
+    #[inline(always)]
+    fn load_f16_partial(self, from: &[f16]) -> Self::V {
+        let mut padded = [f16::ZERO; MAX_LANES];
+        padded[..from.len()].copy_from_slice(from);
+        self.load_f16(&padded)
+    }
     /// Writes the first `LANES` values.
     fn store(self, value: Self::V, to: &mut [f32]);
     /// Writes as many lanes as `to` holds, at most `LANES`.
@@ -82,6 +89,15 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn scale_pow2(self, a: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes.
     fn reduce_add(self, a: Self::V) -> f32;
+    /// The sum of the lanes of each of the first `LANES` vectors, as the lanes of one.
+    #[inline(always)]
+    fn reduce_each(self, vectors: &[Self::V; MAX_LANES]) -> Self::V {
+        let mut sums = [0.0; MAX_LANES];
+        for i in 0..Self::LANES {
+            sums[i] = self.reduce_add(vectors[i]);
+        }
+        self.load(&sums)
+    }
     /// The greatest lane.
     fn reduce_max(self, a: Self::V) -> f32;
     /// Transposes a square of `LANES` × `LANES` values: `to[c * to_stride + r] = from[r * from_stride + c]`.
@@ -210,12 +226,28 @@ mod tests {
             }
             let halves: Vec<f16> =
                 (0..lanes).map(|i| f16::from_f32(i as f32 * 0.37 - 1.0)).collect();
+            for len in 0..=lanes {
+                let mut out = vec![-1.0; lanes];
+                simd.store(simd.load_f16_partial(&halves[..len]), &mut out);
+                for (i, got) in out.iter().enumerate() {
+                    assert_eq!(*got, if i < len { halves[i].to_f32() } else { 0.0 });
+                }
+            }
             let mut out = vec![0.0; lanes];
             simd.store(simd.load_f16(&halves), &mut out);
             assert!(out.iter().zip(&halves).all(|(o, h)| *o == h.to_f32()));
             let v = simd.load(&values[3..]);
             assert_eq!(simd.reduce_add(v), values[3..3 + lanes].iter().sum::<f32>());
             assert_eq!(simd.reduce_max(v), values[2 + lanes]);
+            let mut rows = [v; MAX_LANES];
+            for i in 0..lanes {
+                rows[i] = simd.load(&values[3 * i..]);
+            }
+            let mut sums = vec![0.0; lanes];
+            simd.store(simd.reduce_each(&rows), &mut sums);
+            for i in 0..lanes {
+                assert_eq!(sums[i], values[3 * i..][..lanes].iter().sum::<f32>());
+            }
             simd.store(simd.scale_pow2(v, simd.splat(-2.0)), &mut out);
             assert_eq!(out[1], values[4] * 0.25);
             simd.store(
