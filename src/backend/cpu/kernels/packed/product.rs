@@ -8,7 +8,8 @@ use super::PackedMatrix;
 use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
 use super::formats::{self, Block, Codes, Format};
 use super::integers::{
-    FEATURES, Group, Instructions, Integers, Kernel, Panel, PanelRows, Rows, Words,
+    FEATURES, Group, Instructions, Integers, Kernel, MOST_GROUPS, Panel, PanelRows, Rows,
+    WholeGroups, Words,
 };
 use crate::quant::Encoding;
 use std::cell::RefCell;
@@ -158,7 +159,8 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
             let bytes = &self.w.bytes[(columns.start + first) * stride..];
             let rows = PanelRows::new(bytes, stride, used);
             self.start(first, used);
-            if I::IN_PLACE && !F::PLACES.is_empty() && self.out.row_range().len() <= IN_PLACE {
+            let is_in_place = is_whole::<F, I>() || (I::IN_PLACE && !F::PLACES.is_empty());
+            if is_in_place && self.out.row_range().len() <= IN_PLACE {
                 for row in 0..self.out.row_range().len() {
                     self.in_place(integers, &rows, row, first, used);
                 }
@@ -188,14 +190,26 @@ impl<F: Format> Product<'_, '_, F> {
         let (words, _) = words.as_chunks::<{ BLOCK / WORD }>();
         let mut totals = [0.0; FEATURES];
         totals[..used].copy_from_slice(&self.out.row(row)[first..first + used]);
-        let mut factors = [[0.0; FEATURES]; 8];
-        let mut minimums = [[0.0; FEATURES]; 8];
+        let mut factors = [[0.0; FEATURES]; MOST_GROUPS];
+        let mut minimums = [[0.0; FEATURES]; MOST_GROUPS];
         for b in 0..self.w.depth / F::VALUES {
             let block = b * F::BYTES;
-            rows.prefetch(integers, block, F::BYTES);
+            if !is_whole::<F, I>() {
+                rows.prefetch(integers, block, F::BYTES);
+            }
             let block = rows.block(block);
             let mut to = Block { codes: &mut [], factors: &mut factors, minimums: &mut minimums };
             F::factors(integers, block, &mut to);
+            if is_whole::<F, I>()
+                && let Some(whole) = F::WHOLE
+            {
+                let groups = b * (F::VALUES / F::Codes::GROUP);
+                let (scales, sums) = (&scales[groups..], &sums[groups..]);
+                let (words, _) = words[b * (F::VALUES / BLOCK)..].as_flattened().as_chunks();
+                let x = WholeGroups { words: &words[0], scales, sums };
+                integers.add_block::<F::Codes>(block, whole, x, &factors, &minimums, &mut totals);
+                continue;
+            }
             for (g, place) in F::PLACES.iter().enumerate() {
                 let at = b * F::PLACES.len() + g;
                 let x = Group { words: &words[at], scale: scales[at], sum: sums[at] };
@@ -218,6 +232,12 @@ impl<F: Format> Product<'_, '_, F> {
             }
         }
     }
+}
+
+/// Whether blocks are multiplied whole where they lie.
+#[inline(always)]
+const fn is_whole<F: Format, I: Integers>() -> bool {
+    I::WHOLE && F::WHOLE.is_some()
 }
 
 /// Adds the products of a slice of a panel, `used` features from the tile's `first` on, for every row.

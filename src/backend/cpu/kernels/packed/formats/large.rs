@@ -2,7 +2,9 @@
 
 use super::super::integers::{BlockRows, FEATURES, Integers, Lanes};
 use super::small::levels;
-use super::{Block, Centred, Format, Place, Raised, columns, gather, negated, plane, product};
+use super::{
+    Block, Centred, Format, Place, Raised, Whole, columns, gather, negated, plane, product,
+};
 use crate::quant::Encoding;
 
 const VALUES: usize = 256;
@@ -17,9 +19,10 @@ impl Format for Q2K {
     const VALUES: usize = VALUES;
     const BYTES: usize = Encoding::Q2_K.block_bytes();
     const OFFSET: u8 = 0;
+    const WHOLE: Option<Whole> = Some(Whole::Q2K);
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         let head = gather(integers, rows, 80);
         let d = head.halves();
         let dmin = negated(&head.right(16).halves());
@@ -30,6 +33,11 @@ impl Format for Q2K {
                 to.minimums[4 * k + i] = product(&dmin, &high.byte(i as u32));
             }
         }
+    }
+
+    #[inline(always)]
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        Self::factors(integers, rows, to);
         for half in 0..2 {
             let packed = plane(integers, rows, 16 + 32 * half);
             for p in 0..4 {
@@ -50,9 +58,10 @@ impl Format for Q3K {
     const VALUES: usize = VALUES;
     const BYTES: usize = Encoding::Q3_K.block_bytes();
     const OFFSET: u8 = 4;
+    const WHOLE: Option<Whole> = Some(Whole::Q3K);
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         // Twelve bytes of scales and the two of `d` end the block: read from two bytes before them.
         let tail = columns(integers, rows, 94);
         let word = |k: usize| tail[k].right(16).or(tail[k + 1].left(16));
@@ -70,6 +79,11 @@ impl Format for Q3K {
                 to.factors[4 * q + i] = factor;
             }
         }
+    }
+
+    #[inline(always)]
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        Self::factors(integers, rows, to);
         let third = plane(integers, rows, 0);
         for half in 0..2 {
             let packed = plane(integers, rows, 32 + 32 * half);
@@ -109,6 +123,7 @@ impl Format for Q4K {
     const VALUES: usize = VALUES;
     const BYTES: usize = Encoding::Q4_K.block_bytes();
     const OFFSET: u8 = 0;
+    const WHOLE: Option<Whole> = Some(Whole::Q4K);
     const PLACES: &'static [Place] = &[
         Place::Low(16),
         Place::High(16),
@@ -147,6 +162,12 @@ impl Format for Q5K {
     const VALUES: usize = VALUES;
     const BYTES: usize = Encoding::Q5_K.block_bytes();
     const OFFSET: u8 = 0;
+    const WHOLE: Option<Whole> = Some(Whole::Q5K);
+
+    #[inline(always)]
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        six_bits(integers, rows, to);
+    }
 
     #[inline(always)]
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
@@ -173,9 +194,10 @@ impl Format for Q6K {
     const VALUES: usize = VALUES;
     const BYTES: usize = Encoding::Q6_K.block_bytes();
     const OFFSET: u8 = 32;
+    const WHOLE: Option<Whole> = Some(Whole::Q6K);
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
         // The last four bytes are two scales and `d`.
         let d = gather(integers, rows, 206).right(16).halves();
         for (k, scales) in columns(integers, rows, 192).into_iter().enumerate() {
@@ -183,6 +205,11 @@ impl Format for Q6K {
                 to.factors[4 * k + i] = product(&d, &scales.signed_byte(i as u32));
             }
         }
+    }
+
+    #[inline(always)]
+    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+        Self::factors(integers, rows, to);
         for half in 0..2 {
             let high = plane(integers, rows, 128 + 32 * half);
             for side in 0..2 {

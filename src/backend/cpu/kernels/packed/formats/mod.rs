@@ -27,6 +27,9 @@ pub(super) trait Format: 'static {
     /// Where each group's codes lie in a block, in a format of groups of 32 values whose codes can be multiplied there.
     const PLACES: &'static [Place] = &[];
 
+    /// How the codes lie in a block, in a format of 256 whose blocks can be multiplied as they are.
+    const WHOLE: Option<Whole> = None;
+
     /// What the sum of a group's activations is multiplied with.
     fn sums() -> Sums {
         if Self::Codes::MINIMUMS { Sums::Scale } else { Sums::Offset(Self::OFFSET) }
@@ -35,10 +38,10 @@ pub(super) trait Format: 'static {
     /// Unpacks one block of sixteen features; implementations are `#[inline(always)]`.
     fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>);
 
-    /// The factors and minimums alone, in a format with [`Format::PLACES`].
+    /// The factors and minimums alone, in a format with [`Format::PLACES`] or [`Format::WHOLE`].
     #[inline(always)]
     fn factors<I: Integers>(_integers: I, _rows: BlockRows<'_>, _to: &mut Block<'_>) {
-        unreachable!("asked of formats with places only");
+        unreachable!("asked of formats that are multiplied where they lie only");
     }
 }
 
@@ -65,6 +68,23 @@ impl Place {
             Self::Low(at) | Self::High(at) | Self::Signed(at) => (at, 32),
         }
     }
+}
+
+/// How 256 codes lie in a block. A code's bits are spread over up to two parts of it, which hold those of 32 or 64 values
+/// side by side, one lot above the other.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // as above
+pub(super) enum Whole {
+    /// Two bits of 4 × 32 values in 32 bytes from byte 16 on, and so on.
+    Q2K,
+    /// Two bits from byte 32 on as in `Q2K`, the third ones of 8 × 32 values in the first 32 bytes.
+    Q3K,
+    /// Four bits of 2 × 32 values in 32 bytes from byte 16 on, and so on.
+    Q4K,
+    /// Four bits from byte 48 on as in `Q4K`, the fifth ones of 8 × 32 values in the 32 bytes before.
+    Q5K,
+    /// Four bits of 2 × 64 values in the first 64 bytes, and so on; two more of 4 × 32 values from byte 128 on, and so on.
+    Q6K,
 }
 
 /// Unpacked codes, whatever format they come from.

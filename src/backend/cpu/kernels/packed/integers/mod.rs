@@ -13,6 +13,8 @@ mod avx2;
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod vnni_blocks;
 
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
@@ -21,7 +23,7 @@ use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use vnni::Vnni;
 
-use super::formats::{Codes, Place};
+use super::formats::{Codes, Place, Whole};
 use scalar::Scalar;
 use std::sync::OnceLock;
 
@@ -54,6 +56,19 @@ pub(super) struct Group<'a> {
     pub(super) words: &'a [u32; 8],
     pub(super) scale: f32,
     pub(super) sum: f32,
+}
+
+/// The most groups that a block has.
+pub(super) const MOST_GROUPS: usize = 16;
+
+/// A block of 256 values of a row of activations.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // as above
+pub(super) struct WholeGroups<'a> {
+    pub(super) words: &'a [u32; 64],
+    /// Of each group.
+    pub(super) scales: &'a [f32],
+    pub(super) sums: &'a [f32],
 }
 
 /// What the kernels need of an instruction set.
@@ -156,6 +171,23 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
         _totals: &mut [f32; FEATURES],
     ) {
         unreachable!("asked where IN_PLACE says so only");
+    }
+
+    /// Whether a row is multiplied with whole blocks of 256 codes where they lie ([`Integers::add_block`]).
+    const WHOLE: bool = false;
+
+    /// What [`Integers::multiply`] does with a block of 256 values and one row, bit for bit.
+    #[inline(always)]
+    fn add_block<C: Codes>(
+        self,
+        _rows: BlockRows<'_>,
+        _whole: Whole,
+        _x: WholeGroups<'_>,
+        _factors: &[[f32; FEATURES]; MOST_GROUPS],
+        _minimums: &[[f32; FEATURES]; MOST_GROUPS],
+        _totals: &mut [f32; FEATURES],
+    ) {
+        unreachable!("asked where WHOLE says so only");
     }
 
     /// Runs `kernel` compiled for this instruction set.

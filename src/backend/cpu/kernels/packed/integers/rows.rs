@@ -40,10 +40,15 @@ impl PanelRows<'_> {
     /// own.
     #[inline(always)]
     pub(in super::super) fn prefetch<I: Integers>(&self, integers: I, block: usize, len: usize) {
-        let next = self.next.wrapping_add(FEATURES * (self.starts[1] + block));
+        let ahead = self.ahead(block);
         for line in (0..FEATURES * len).step_by(LINE) {
-            integers.prefetch(next.wrapping_add(line));
+            integers.prefetch(ahead.wrapping_add(line));
         }
+    }
+
+    #[inline(always)]
+    fn ahead(&self, block: usize) -> *const u8 {
+        self.next.wrapping_add(FEATURES * (self.starts[1] + block))
     }
 }
 
@@ -55,6 +60,16 @@ pub(in super::super) struct BlockRows<'a> {
 }
 
 impl BlockRows<'_> {
+    /// [`PanelRows::prefetch`] in as many parts as there are rows: this is that of row `f`.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // x86 alone multiplies blocks whole
+    pub(super) fn prefetch<I: Integers>(&self, integers: I, f: usize, len: usize) {
+        let ahead = self.rows.ahead(self.block);
+        for line in (f * len).div_ceil(LINE)..((f + 1) * len).div_ceil(LINE) {
+            integers.prefetch(ahead.wrapping_add(LINE * line));
+        }
+    }
+
     /// Where `len` bytes of each row lie, from byte `at` of the block on: within [`Self::bytes`].
     ///
     /// # Panics

@@ -3,7 +3,8 @@
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
 use super::{
-    BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words, avx2::Avx2,
+    BlockRows, Codes, FEATURES, Group, Integers, Kernel, MOST_GROUPS, Panel, Place, Rows, Whole,
+    WholeGroups, Words, avx2::Avx2, vnni_blocks,
 };
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
@@ -222,11 +223,27 @@ impl Integers for Vnni {
         unsafe {
             match place {
                 Place::Nibbles(_) => add_group::<C, BothNibbles>(bytes, starts, x, sums),
-                Place::Low(_) => add_group::<C, LowNibbles>(bytes, starts, x, sums),
-                Place::High(_) => add_group::<C, HighNibbles>(bytes, starts, x, sums),
+                Place::Low(_) | Place::High(_) => {
+                    unreachable!("blocks of 256 are multiplied whole")
+                }
                 Place::Signed(_) => add_group::<C, SignedBytes>(bytes, starts, x, sums),
             }
         }
+    }
+
+    const WHOLE: bool = true;
+
+    #[inline(always)]
+    fn add_block<C: Codes>(
+        self,
+        rows: BlockRows<'_>,
+        whole: Whole,
+        x: WholeGroups<'_>,
+        factors: &[[f32; FEATURES]; MOST_GROUPS],
+        minimums: &[[f32; FEATURES]; MOST_GROUPS],
+        totals: &mut [f32; FEATURES],
+    ) {
+        vnni_blocks::add_block::<C>(self, rows, whole, x, (factors, minimums, totals));
     }
 
     #[inline(always)]
@@ -323,10 +340,6 @@ trait Lie {
 
 /// Sixteen bytes: see [`Place::Nibbles`].
 struct BothNibbles;
-/// 32 bytes: see [`Place::Low`].
-struct LowNibbles;
-/// 32 bytes: see [`Place::High`].
-struct HighNibbles;
 /// 32 bytes: see [`Place::Signed`].
 struct SignedBytes;
 
@@ -355,28 +368,6 @@ impl Lie for BothNibbles {
         unsafe {
             let packed = four_rows(bytes, starts, f);
             [low_nibbles(packed), high_nibbles(packed)]
-        }
-    }
-}
-
-impl Lie for LowNibbles {
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
-        // SAFETY: the caller's.
-        unsafe {
-            let second = four_rows(bytes.add(16), starts, f);
-            [low_nibbles(four_rows(bytes, starts, f)), low_nibbles(second)]
-        }
-    }
-}
-
-impl Lie for HighNibbles {
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
-        // SAFETY: the caller's.
-        unsafe {
-            let second = four_rows(bytes.add(16), starts, f);
-            [high_nibbles(four_rows(bytes, starts, f)), high_nibbles(second)]
         }
     }
 }
