@@ -125,8 +125,8 @@ impl Backend for Cpu {
         Some(tensor(out, [1, outputs], dtype))
     }
 
-    /// Half of what a step reads for adapters: beside weights of some bits, whose activations are rounded
-    /// to 8 bits, the 11 bits of an f16 are exact.
+    /// Half of what a step reads for adapters: beside weights of a few bits, with activations rounded to 8,
+    /// the 11 bits of an f16 lose nothing that counts.
     fn low_rank_dtype(weights: DType, is_packed: bool) -> DType {
         if is_packed { DType::F16 } else { weights }
     }

@@ -1,7 +1,7 @@
 //! What is added to a linear layer's product: a bias, and what an adapter of low rank makes of the same row.
 
 use super::linear::{Dots, Weight};
-use super::parallel::{TileMut, Tiles, for_each_task_after};
+use super::parallel::{TileMut, Tiles, for_each_task, for_each_task_after};
 use super::simd::{Element, Isa, Kernel, MAX_LANES, Simd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -71,14 +71,7 @@ impl<'a> Added<'a> {
         product: impl Fn(&mut TileMut<'_>) + Sync,
     ) {
         let Some(LowRank { rank, a, b }) = self.low_rank else {
-            for_each_task_after(
-                0,
-                |_| (),
-                tiles.count(),
-                |number, _| {
-                    product(&mut tiles.take_by_columns(number));
-                },
-            );
+            for_each_task(tiles.count(), |number| product(&mut tiles.take_by_columns(number)));
             return;
         };
         // As bits: several threads write them, and all read them.
