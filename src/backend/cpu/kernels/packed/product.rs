@@ -6,7 +6,7 @@ use super::super::scratch::with_scratch;
 use super::super::simd::Isa;
 use super::PackedMatrix;
 use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
-use super::formats::{self, Block, Codes, Format};
+use super::formats::{self, Block, Codes, Format, Whole};
 use super::integers::{
     FEATURES, Group, Instructions, Integers, Kernel, MOST_GROUPS, Panel, PanelRows, Rows,
     WholeGroups, Words,
@@ -159,7 +159,7 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
             let bytes = &self.w.bytes[(columns.start + first) * stride..];
             let rows = PanelRows::new(bytes, stride, used);
             self.start(first, used);
-            let is_in_place = is_whole::<F, I>() || (I::IN_PLACE && !F::PLACES.is_empty());
+            let is_in_place = whole::<F, I>().is_some() || (I::IN_PLACE && !F::PLACES.is_empty());
             if is_in_place && self.out.row_range().len() <= IN_PLACE {
                 for row in 0..self.out.row_range().len() {
                     self.in_place(integers, &rows, row, first, used);
@@ -193,16 +193,13 @@ impl<F: Format> Product<'_, '_, F> {
         let mut factors = [[0.0; FEATURES]; MOST_GROUPS];
         let mut minimums = [[0.0; FEATURES]; MOST_GROUPS];
         for b in 0..self.w.depth / F::VALUES {
-            let block = b * F::BYTES;
-            if !is_whole::<F, I>() {
-                rows.prefetch(integers, block, F::BYTES);
+            let block = rows.block(b * F::BYTES);
+            if whole::<F, I>().is_none() {
+                block.prefetch(integers, 0..FEATURES * F::BYTES);
             }
-            let block = rows.block(block);
             let mut to = Block { codes: &mut [], factors: &mut factors, minimums: &mut minimums };
             F::factors(integers, block, &mut to);
-            if is_whole::<F, I>()
-                && let Some(whole) = F::WHOLE
-            {
+            if let Some(whole) = whole::<F, I>() {
                 let groups = b * (F::VALUES / F::Codes::GROUP);
                 let (scales, sums) = (&scales[groups..], &sums[groups..]);
                 let (words, _) = words[b * (F::VALUES / BLOCK)..].as_flattened().as_chunks();
@@ -234,10 +231,10 @@ impl<F: Format> Product<'_, '_, F> {
     }
 }
 
-/// Whether blocks are multiplied whole where they lie.
+/// How blocks lie that are multiplied whole, where they are.
 #[inline(always)]
-const fn is_whole<F: Format, I: Integers>() -> bool {
-    I::WHOLE && F::WHOLE.is_some()
+const fn whole<F: Format, I: Integers>() -> Option<Whole> {
+    if I::WHOLE { F::WHOLE } else { None }
 }
 
 /// Adds the products of a slice of a panel, `used` features from the tile's `first` on, for every row.
@@ -336,9 +333,9 @@ impl Slice {
                 factors: &mut self.factors[b * groups..][..groups],
                 minimums: &mut self.minimums[b * groups..][..groups],
             };
-            let block = (first + b) * F::BYTES;
-            rows.prefetch(integers, block, F::BYTES);
-            F::unpack(integers, rows.block(block), &mut to);
+            let block = rows.block((first + b) * F::BYTES);
+            block.prefetch(integers, 0..FEATURES * F::BYTES);
+            F::unpack(integers, block, &mut to);
         }
         Panel {
             codes: &self.codes[..len / WORD],

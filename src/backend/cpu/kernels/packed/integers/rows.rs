@@ -1,6 +1,7 @@
 //! The rows of a panel in memory.
 
 use super::{FEATURES, Integers};
+use std::ops::Range;
 
 /// Bytes in a cache line.
 const LINE: usize = 64;
@@ -34,24 +35,6 @@ impl<'a> PanelRows<'a> {
     }
 }
 
-impl PanelRows<'_> {
-    /// Asks for the part of the panel after the next one that is as far from its start as all blocks before byte `block` of
-    /// each row take, `len` bytes a row: the processor cannot guess the order in which the rows are read, but memory likes its
-    /// own.
-    #[inline(always)]
-    pub(in super::super) fn prefetch<I: Integers>(&self, integers: I, block: usize, len: usize) {
-        let ahead = self.ahead(block);
-        for line in (0..FEATURES * len).step_by(LINE) {
-            integers.prefetch(ahead.wrapping_add(line));
-        }
-    }
-
-    #[inline(always)]
-    fn ahead(&self, block: usize) -> *const u8 {
-        self.next.wrapping_add(FEATURES * (self.starts[1] + block))
-    }
-}
-
 /// One block of each of sixteen rows.
 #[derive(Clone, Copy)]
 pub(in super::super) struct BlockRows<'a> {
@@ -60,12 +43,13 @@ pub(in super::super) struct BlockRows<'a> {
 }
 
 impl BlockRows<'_> {
-    /// [`PanelRows::prefetch`] in as many parts as there are rows: this is that of row `f`.
+    /// Asks for a part of the panel after the next one. What lies as far from its start as the blocks before this one take
+    /// in all rows is as long as this block in all rows; of that, this range of bytes. The processor cannot guess the order
+    /// in which the rows are read, but memory likes its own.
     #[inline(always)]
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // x86 alone multiplies blocks whole
-    pub(super) fn prefetch<I: Integers>(&self, integers: I, f: usize, len: usize) {
-        let ahead = self.rows.ahead(self.block);
-        for line in (f * len).div_ceil(LINE)..((f + 1) * len).div_ceil(LINE) {
+    pub(in super::super) fn prefetch<I: Integers>(&self, integers: I, bytes: Range<usize>) {
+        let ahead = self.rows.next.wrapping_add(FEATURES * (self.rows.starts[1] + self.block));
+        for line in bytes.start.div_ceil(LINE)..bytes.end.div_ceil(LINE) {
             integers.prefetch(ahead.wrapping_add(LINE * line));
         }
     }

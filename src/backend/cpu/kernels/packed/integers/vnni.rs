@@ -418,17 +418,39 @@ unsafe fn add_group<C: Codes, L: Lie>(
         let pair23 = _mm512_add_epi32(low23, high23);
         let low = _mm512_unpacklo_epi64(pair01, pair23);
         let high = _mm512_unpackhi_epi64(pair01, pair23);
-        let mut dots = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
-        let sum = _mm512_set1_ps(x.sum);
+        let dots = _mm512_add_epi32(low, high);
+        let (factors, minimums, totals) = numbers;
+        let total = _mm512_loadu_ps(totals.as_ptr());
+        let total = with_dots::<C>(total, dots, (x.scale, x.sum), (factors, minimums));
+        _mm512_storeu_ps(totals.as_mut_ptr(), total);
+    }
+}
+
+/// Totals with what [`Integers::multiply`] adds of one group and one row; the numbers of `x` are its scale and sum, those
+/// of the weights factors and minimums.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F.
+#[inline(always)]
+pub(super) unsafe fn with_dots<C: Codes>(
+    total: __m512,
+    dots: __m512i,
+    (scale, sum): (f32, f32),
+    (factors, minimums): (&[f32; FEATURES], &[f32; FEATURES]),
+) -> __m512 {
+    // SAFETY: the caller's; sixteen numbers are a vector.
+    unsafe {
+        let mut dots = _mm512_cvtepi32_ps(dots);
+        let sum = _mm512_set1_ps(sum);
         if !C::MINIMUMS {
             dots = _mm512_add_ps(dots, sum);
         }
-        let (factors, minimums, totals) = numbers;
-        let factor = _mm512_mul_ps(_mm512_loadu_ps(factors.as_ptr()), _mm512_set1_ps(x.scale));
-        let mut total = _mm512_fmadd_ps(factor, dots, _mm512_loadu_ps(totals.as_ptr()));
-        if C::MINIMUMS {
-            total = _mm512_fmadd_ps(_mm512_loadu_ps(minimums.as_ptr()), sum, total);
+        let factor = _mm512_mul_ps(_mm512_loadu_ps(factors.as_ptr()), _mm512_set1_ps(scale));
+        let total = _mm512_fmadd_ps(factor, dots, total);
+        if !C::MINIMUMS {
+            return total;
         }
-        _mm512_storeu_ps(totals.as_mut_ptr(), total);
+        _mm512_fmadd_ps(_mm512_loadu_ps(minimums.as_ptr()), sum, total)
     }
 }

@@ -6,7 +6,7 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{BlockRows, Codes, FEATURES, MOST_GROUPS, Vnni, Whole, WholeGroups};
+use super::{BlockRows, Codes, FEATURES, MOST_GROUPS, Vnni, Whole, WholeGroups, vnni::with_dots};
 use crate::quant::Encoding;
 use std::arch::x86_64::*;
 
@@ -14,6 +14,13 @@ use std::arch::x86_64::*;
 const VECTOR: usize = 64;
 /// Vectors in a block.
 const VECTORS: usize = 4;
+
+/// The factors and minimums of each group, and the totals.
+type Numbers<'a> = (
+    &'a [[f32; FEATURES]; MOST_GROUPS],
+    &'a [[f32; FEATURES]; MOST_GROUPS],
+    &'a mut [f32; FEATURES],
+);
 
 /// How the codes of a format lie.
 trait Lie {
@@ -160,11 +167,7 @@ pub(super) fn add_block<C: Codes>(
     rows: BlockRows<'_>,
     whole: Whole,
     x: WholeGroups<'_>,
-    numbers: (
-        &[[f32; FEATURES]; MOST_GROUPS],
-        &[[f32; FEATURES]; MOST_GROUPS],
-        &mut [f32; FEATURES],
-    ),
+    numbers: Numbers<'_>,
 ) {
     // SAFETY: `integers` proves that the processor has what these enable.
     unsafe {
@@ -184,11 +187,7 @@ fn add<C: Codes, L: Lie>(
     integers: Vnni,
     rows: BlockRows<'_>,
     x: WholeGroups<'_>,
-    numbers: (
-        &[[f32; FEATURES]; MOST_GROUPS],
-        &[[f32; FEATURES]; MOST_GROUPS],
-        &mut [f32; FEATURES],
-    ),
+    numbers: Numbers<'_>,
 ) {
     let (factors, minimums, totals) = numbers;
     let groups = VECTOR * VECTORS / C::GROUP;
@@ -202,7 +201,7 @@ fn add<C: Codes, L: Lie>(
         }
         let mut sums = [_mm512_setzero_si512(); FEATURES];
         for f in 0..FEATURES {
-            rows.prefetch(integers, f, L::BYTES);
+            rows.prefetch(integers, f * L::BYTES..(f + 1) * L::BYTES);
             let codes = L::load(bytes.as_ptr().add(starts[f]));
             let mut dots = [_mm512_setzero_si512(); VECTORS];
             for i in 0..VECTORS {
@@ -220,17 +219,8 @@ fn add<C: Codes, L: Lie>(
                 let at = 8 * (g % 2) + g / 2;
                 _mm512_add_epi32(sums[at], sums[at + 4])
             };
-            let mut dots = _mm512_cvtepi32_ps(dots);
-            let sum = _mm512_set1_ps(row_sums[g]);
-            if !C::MINIMUMS {
-                dots = _mm512_add_ps(dots, sum);
-            }
-            let scale = _mm512_set1_ps(scales[g]);
-            let factor = _mm512_mul_ps(_mm512_loadu_ps(factors[g].as_ptr()), scale);
-            total = _mm512_fmadd_ps(factor, dots, total);
-            if C::MINIMUMS {
-                total = _mm512_fmadd_ps(_mm512_loadu_ps(minimums[g].as_ptr()), sum, total);
-            }
+            let of_x = (scales[g], row_sums[g]);
+            total = with_dots::<C>(total, dots, of_x, (&factors[g], &minimums[g]));
         }
         _mm512_storeu_ps(totals.as_mut_ptr(), total);
     }
