@@ -22,10 +22,11 @@ use cubecl::{server::Handle, wgpu::WgpuRuntime};
 use metal_candle::{
     Backend, Device,
     backend::{
-        AttentionOptions, KvCache, KvCacheShape, RopeOrder, RotaryStep, Wgpu, cube::CubeKvCache,
-        wgpu::WgpuDevice,
+        AttentionOptions, HostPacked, KvCache, KvCacheShape, RopeOrder, RotaryStep, Wgpu,
+        cube::CubeKvCache, wgpu::WgpuDevice,
     },
     dispatch::Kernels,
+    quant::Encoding,
 };
 use metal_candle_kernels::{
     Format, Kernel,
@@ -46,6 +47,9 @@ const CONTEXT: usize = 8192;
 const PROMPT: usize = 512;
 /// Positions of the prompts that attention is timed with.
 const PROMPTS: [usize; 4] = [512, 2048, 4096, 8192];
+
+/// Rows of the products of prompts.
+const PRODUCTS: [usize; 3] = [128, 512, 2048];
 
 struct Bench {
     device: WgpuDevice,
@@ -91,6 +95,29 @@ impl Bench {
             let x = x.cast(self.dtype);
             self.time(&mut group, &format!("{rows} rows, burn"), || {
                 x.clone().matmul(weight.clone().transpose())
+            });
+        }
+    }
+
+    fn matmul(&self, c: &mut Criterion) {
+        let mut group = c.benchmark_group("matmul");
+        let weight = self.random([HIDDEN, HIDDEN], self.dtype);
+        for rows in PRODUCTS {
+            group.throughput(Throughput::Elements((rows * HIDDEN * HIDDEN) as u64));
+            let x = self.random([rows, HIDDEN], DType::F32);
+            for encoding in [Encoding::Q4_0, Encoding::Q4_K, Encoding::Q8_0, Encoding::Q6_K] {
+                // Zeros: what they stand for does not change the time.
+                let bytes = encoding.bytes_for(HIDDEN * HIDDEN).expect("whole blocks");
+                let blocks = HostPacked::new(vec![0; bytes], [HIDDEN, HIDDEN], encoding);
+                let packed = Wgpu::pack(blocks.expect("so many bytes"), &self.device);
+                self.time(&mut group, &format!("{rows} rows, {}", encoding.name()), || {
+                    Wgpu::packed_linear(x.clone(), &packed, None).expect("multiplied")
+                });
+            }
+            // As burn takes a matrix in f16, with the casts that this needs.
+            self.time(&mut group, &format!("{rows} rows, f16, burn"), || {
+                let x = x.clone().cast(self.dtype);
+                x.matmul(weight.clone().transpose()).cast(DType::F32)
             });
         }
     }
@@ -288,6 +315,7 @@ fn main() {
         .configure_from_args();
     bench.copy(&mut criterion);
     bench.matvec(&mut criterion);
+    bench.matmul(&mut criterion);
     bench.dequantise(&mut criterion);
     bench.norm(&mut criterion);
     bench.swiglu(&mut criterion);

@@ -46,13 +46,15 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// A text as bytes, in the order of [`LANGUAGES`].
+/// A text as bytes, in the order of [`LANGUAGES`]; empty where there is none.
 fn texts(generated: &Generated) -> [Vec<u8>; 4] {
+    let bytes = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
+    let words = generated.spirv.iter().flatten();
     [
-        generated.msl.clone().into_bytes(),
-        generated.wgsl.clone().into_bytes(),
-        generated.spirv.iter().flat_map(|word| word.to_le_bytes()).collect(),
-        generated.cuda.clone().into_bytes(),
+        bytes(&generated.msl),
+        bytes(&generated.wgsl),
+        words.flat_map(|word| word.to_le_bytes()).collect(),
+        bytes(&generated.cuda),
     ]
 }
 
@@ -110,11 +112,16 @@ pub fn write(folder: &Path) -> Result<Summary, String> {
         write!(
             manifest,
             "Entry {{ name: {name:?}, family: {family:?}, cube_dim: {cube_dim:?}, writes: \
-             &{writes:?}, shared_bytes: {shared_bytes}, plane: {:?}, f16: {}, places: [",
-            needs.plane, needs.f16,
+             &{writes:?}, shared_bytes: {shared_bytes}, needs: Needs {{ plane: {:?}, f16: {}, units: \
+             {:?} }}, places: [",
+            needs.plane, needs.f16, needs.units,
         )
         .expect("a string");
         for (i, text) in texts(generated).into_iter().enumerate() {
+            if text.is_empty() {
+                manifest.push_str("(0, 0), ");
+                continue;
+            }
             put(&texts_folder.join(format!("{name}.{}", LANGUAGES[i])), &text)?;
             let packed = compress_to_vec(&text, 6);
             let from = blobs[i].len();

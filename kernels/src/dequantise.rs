@@ -123,7 +123,7 @@ impl Dequantise {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: None, f16: self.f16 }
+        Needs { plane: None, f16: self.f16, units: None }
     }
 
     /// Cubes of one launch.

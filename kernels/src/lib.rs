@@ -28,6 +28,7 @@ pub mod build;
 mod common;
 pub mod copy;
 pub mod dequantise;
+pub mod matmul;
 pub mod matvec;
 pub mod norm;
 pub mod rope;
@@ -50,6 +51,8 @@ pub enum Kernel {
     Merge(attention::Merge),
     /// Attention of many query rows.
     Flash(attention::Flash),
+    /// Products of many rows with blocks.
+    MatMul(matmul::MatMul),
     /// Matrix-vector products.
     MatVec(matvec::MatVec),
     /// Block formats to plain numbers, whole or by rows.
@@ -70,6 +73,30 @@ pub struct Needs {
     pub plane: Option<u32>,
     /// Arithmetic on f16.
     pub f16: bool,
+    /// Matrix units.
+    pub units: Option<MatrixUnits>,
+}
+
+/// Matrix units that add products of square matrices to sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatrixUnits {
+    /// Rows, columns and depth of a product.
+    pub edge: u32,
+    /// Whether they multiply f16 instead of f32.
+    pub halves: bool,
+}
+
+impl MatrixUnits {
+    /// Those that there are kernels for.
+    pub const ALL: [Self; 2] = [Self { edge: 8, halves: false }, Self { edge: 16, halves: true }];
+
+    /// Those with an edge of 8 are Apple's, those with 16 are what Vulkan and CUDA have; WGSL has none.
+    const fn languages(self) -> [bool; 4] {
+        match self.edge {
+            8 => [true, false, false, false],
+            _ => [false, false, true, true],
+        }
+    }
 }
 
 impl Kernel {
@@ -80,6 +107,7 @@ impl Kernel {
             Self::Decode(kernel) => kernel.name(),
             Self::Merge(kernel) => kernel.name(),
             Self::Flash(kernel) => kernel.name(),
+            Self::MatMul(kernel) => kernel.name(),
             Self::MatVec(kernel) => kernel.name(),
             Self::RopeAppend(kernel) => kernel.name(),
             Self::Dequantise(kernel) => kernel.name(),
@@ -93,6 +121,7 @@ impl Kernel {
         match self {
             Self::Copy(_) => "copy",
             Self::Decode(_) | Self::Merge(_) | Self::Flash(_) => "attention",
+            Self::MatMul(_) => "matmul",
             Self::MatVec(_) => "matvec",
             Self::RopeAppend(_) => "rope",
             Self::Dequantise(_) => "dequantise",
@@ -107,10 +136,19 @@ impl Kernel {
             Self::Copy(_) | Self::Merge(_) | Self::SwiGlu(_) => Needs::default(),
             Self::Decode(kernel) => kernel.needs(),
             Self::Flash(kernel) => kernel.needs(),
+            Self::MatMul(kernel) => kernel.needs(),
             Self::MatVec(kernel) => kernel.needs(),
             Self::RopeAppend(kernel) => kernel.needs(),
             Self::Dequantise(kernel) => kernel.needs(),
             Self::RmsNorm(kernel) => kernel.needs(),
+        }
+    }
+
+    /// Whether it is made for each language, in the order of [`build::LANGUAGES`].
+    pub fn languages(&self) -> [bool; 4] {
+        match self.needs().units {
+            None => [true; 4],
+            Some(units) => units.languages(),
         }
     }
 
@@ -121,6 +159,7 @@ impl Kernel {
             Self::Decode(kernel) => kernel.define(),
             Self::Merge(kernel) => kernel.define(),
             Self::Flash(kernel) => kernel.define(),
+            Self::MatMul(kernel) => kernel.define(),
             Self::MatVec(kernel) => kernel.define(),
             Self::RopeAppend(kernel) => kernel.define(),
             Self::Dequantise(kernel) => kernel.define(),
@@ -135,6 +174,7 @@ pub fn table() -> Vec<Kernel> {
     [
         attention::table(),
         copy::table(),
+        matmul::table(),
         matvec::table(),
         dequantise::table(),
         norm::table(),

@@ -145,7 +145,7 @@ impl RopeAppend {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: None, f16: self.f16 }
+        Needs { plane: None, f16: self.f16, units: None }
     }
 
     pub(crate) fn define(self) -> KernelDefinition {

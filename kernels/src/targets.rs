@@ -7,8 +7,9 @@ use cubecl::{
 };
 use cubecl_core::{Compiler, ExecutionMode, WgpuCompilationOptions};
 use cubecl_cpp::{
-    MslCompiler,
+    Dialect,
     cuda::{CudaDialect, mma::CudaWmmaCompiler},
+    metal::MslDialect,
     shared::CppCompiler,
 };
 use cubecl_spirv::{GLCompute, SpirvCompiler};
@@ -16,13 +17,15 @@ use cubecl_wgpu::WgslCompiler;
 
 use crate::Kernel;
 
+type Cuda = CudaDialect<CudaWmmaCompiler>;
+
 /// Buffers are addressed by 32 bits.
 pub const ADDRESS: StorageType = StorageType::Scalar(ElemType::UInt(UIntKind::U32));
 
 /// The newest SPIR-V that is asked for: 1.3, the default, gives modules that `spirv-val` refuses.
 pub const SPIRV_VERSION: (u8, u8) = (1, 6);
 
-/// A kernel for every target.
+/// A kernel for every target that it is made for.
 #[derive(Clone, Debug)]
 pub struct Generated {
     /// [`Kernel::name`], and the name of the entry point.
@@ -34,52 +37,65 @@ pub struct Generated {
     /// Shared memory of a cube, in bytes.
     pub shared_bytes: usize,
     /// Metal Shading Language.
-    pub msl: String,
+    pub msl: Option<String>,
     /// WebGPU Shading Language.
-    pub wgsl: String,
+    pub wgsl: Option<String>,
     /// A SPIR-V module.
-    pub spirv: Vec<u32>,
+    pub spirv: Option<Vec<u32>>,
     /// CUDA C++.
-    pub cuda: String,
+    pub cuda: Option<String>,
 }
 
-/// Compiles a kernel for every target.
+const MODE: ExecutionMode = ExecutionMode::Unchecked;
+
+/// A kernel in one of the languages that [`CppCompiler`] writes, and its shared memory in bytes.
+fn cpp<D: Dialect>(kernel: &Kernel, target: &str) -> Result<(String, usize), String> {
+    let name = kernel.name();
+    let compiled = CppCompiler::<D>::default()
+        .compile(kernel.define(), &Default::default(), MODE, ADDRESS)
+        .map_err(|error| format!("{name} for {target}: {error:?}"))?;
+    Ok((without_info(&compiled.to_string(), &name)?, compiled.shared_memory_size()))
+}
+
+fn wgsl(kernel: &Kernel) -> Result<String, String> {
+    let name = kernel.name();
+    let compiled = WgslCompiler::default()
+        .compile(kernel.define(), &WgpuCompilationOptions::default(), MODE, ADDRESS)
+        .map_err(|error| format!("{name} for WGSL: {error:?}"))?;
+    without_info(&compiled.to_string(), &name)
+}
+
+fn spirv(kernel: &Kernel) -> Result<Vec<u32>, String> {
+    let name = kernel.name();
+    let mut options = WgpuCompilationOptions { supports_vulkan: true, ..Default::default() };
+    options.vulkan.max_spirv_version = SPIRV_VERSION;
+    let compiled = SpirvCompiler::<GLCompute>::default()
+        .compile(kernel.define(), &options, MODE, ADDRESS)
+        .map_err(|error| format!("{name} for SPIR-V: {error:?}"))?;
+    relaxed(compiled.assembled_module, &name)
+}
+
+/// Compiles a kernel for every target that it is made for.
 ///
 /// # Errors
 /// The words of the compiler that refused, with the kernel and the target.
 pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
-    let name = kernel.name();
-    let failed =
-        |target: &str, error: &dyn std::fmt::Debug| format!("{name} for {target}: {error:?}");
-    let mode = ExecutionMode::Unchecked;
-
     let definition = kernel.define();
     let dim = definition.cube_dim;
     let writes =
         definition.buffers.iter().map(|b| matches!(b.visibility, Visibility::ReadWrite)).collect();
-    let msl = MslCompiler::default()
-        .compile(definition, &Default::default(), mode, ADDRESS)
-        .map_err(|error| failed("Metal", &error))?;
-    let wgsl = WgslCompiler::default()
-        .compile(kernel.define(), &WgpuCompilationOptions::default(), mode, ADDRESS)
-        .map_err(|error| failed("WGSL", &error))?;
-    let mut options = WgpuCompilationOptions { supports_vulkan: true, ..Default::default() };
-    options.vulkan.max_spirv_version = SPIRV_VERSION;
-    let spirv = SpirvCompiler::<GLCompute>::default()
-        .compile(kernel.define(), &options, mode, ADDRESS)
-        .map_err(|error| failed("SPIR-V", &error))?;
-    let cuda = CppCompiler::<CudaDialect<CudaWmmaCompiler>>::default()
-        .compile(kernel.define(), &Default::default(), mode, ADDRESS)
-        .map_err(|error| failed("CUDA", &error))?;
+    let [for_msl, for_wgsl, for_spirv, for_cuda] = kernel.languages();
+    let msl = for_msl.then(|| cpp::<MslDialect>(kernel, "Metal")).transpose()?;
+    let cuda = for_cuda.then(|| cpp::<Cuda>(kernel, "CUDA")).transpose()?;
     Ok(Generated {
+        name: kernel.name(),
         cube_dim: [dim.x, dim.y, dim.z],
         writes,
-        shared_bytes: msl.shared_memory_size(),
-        msl: without_info(&msl.to_string(), &name)?,
-        wgsl: without_info(&wgsl.to_string(), &name)?,
-        spirv: relaxed(spirv.assembled_module, &name)?,
-        cuda: without_info(&cuda.to_string(), &name)?,
-        name,
+        shared_bytes: msl.as_ref().or(cuda.as_ref()).map_or(0, |(_, shared)| *shared),
+        msl: msl.map(|(text, _)| text),
+        wgsl: for_wgsl.then(|| wgsl(kernel)).transpose()?,
+        spirv: for_spirv.then(|| spirv(kernel)).transpose()?,
+        cuda: cuda.map(|(text, _)| text),
     })
 }
 

@@ -110,7 +110,7 @@ pub struct ModelArgs {
     /// How matrices are stored on the device.
     #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
     pub dtype: DtypeChoice,
-    /// Load packed weights as dense ones. (So far, all are loaded that way.)
+    /// Load packed weights as dense ones.
     #[arg(long)]
     pub dequantize: bool,
 }

@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use metal_candle_kernels::{Format, Kernel, Reduce, attention, matvec, norm, table};
+use metal_candle_kernels::{
+    Format, Kernel, MatrixUnits, Reduce, attention,
+    matmul::{self, MatMul, Way},
+    matvec, norm, table,
+};
 
 use super::{
     Kernels,
@@ -19,6 +23,9 @@ const LEAST_KEYS: u32 = 128;
 const FEW_MATRIX_ROWS: u32 = 256;
 /// Keys up to which one part of them all is best: merging parts takes a launch.
 const FEW_KEYS: u32 = 512;
+
+/// Large tiles of a product that are worth it: fewer leave processors of a large GPU idle.
+const BUSY_TILES: u32 = 96;
 
 /// How a group of threads adds up: by plane operations where planes are as kernels are written for,
 /// else `threads` of them through shared memory.
@@ -61,6 +68,20 @@ pub fn flash(dim: u32, f16: bool, params: &attention::Params) -> Option<attentio
         f16,
         rows,
     })
+}
+
+/// The kernel of many rows: by the largest matrix units that the device has. Measured on an H100
+/// (docs/kernels.md).
+pub fn matmul(kernels: &Kernels, format: Format, params: &matmul::Params) -> MatMul {
+    let way = |units: &MatrixUnits| MatMul { format, way: Way::Units(*units), tile: 64 };
+    let meets = |kernel: &MatMul| kernels.meets(&Kernel::MatMul(*kernel).needs());
+    let units = kernels.units().iter().rev().map(way).find(meets);
+    let small = units.unwrap_or(MatMul { format, way: Way::Plain, tile: 64 });
+    let large = MatMul { tile: 128, ..small };
+    match small.way {
+        Way::Units(MatrixUnits { edge: 16, .. }) if large.cubes(params) >= BUSY_TILES => large,
+        _ => small,
+    }
 }
 
 /// A matrix-vector kernel; behind a norm there are some for one row only.

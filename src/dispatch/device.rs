@@ -11,12 +11,12 @@ use bytes::Bytes;
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cubecl::{
     CubeCount, Runtime,
-    features::Plane,
-    ir::{DeviceProperties, ElemType, FloatKind},
+    features::{MmaConfig, Plane},
+    ir::{DeviceProperties, ElemType, FloatKind, StorageType},
     server::{Handle, KernelArguments, MetadataBindingInfo},
     wgpu::{WgpuDevice, WgpuRuntime},
 };
-use metal_candle_kernels::{Kernel, Needs};
+use metal_candle_kernels::{Kernel, MatrixUnits, Needs};
 use thiserror::Error;
 
 use super::{
@@ -61,6 +61,8 @@ pub struct Kernels {
     client: Client,
     plane: Option<u32>,
     f16: bool,
+    /// Those of [`MatrixUnits`] that it has.
+    units: Vec<MatrixUnits>,
     max_threads: u32,
     max_shared: usize,
     /// Whether to leave the pregenerated texts alone, see [`JIT_VARIABLE`].
@@ -85,6 +87,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn properties(client: &Client) -> &DeviceProperties {
     with_client!(client, client => client.properties())
+}
+
+/// The matrix units that kernels may use.
+fn units(properties: &DeviceProperties) -> Vec<MatrixUnits> {
+    let float = |kind| StorageType::from(ElemType::Float(kind));
+    let has = |MatrixUnits { edge, halves }: &MatrixUnits| {
+        let ty = float(if *halves { FloatKind::F16 } else { FloatKind::F32 });
+        let (a_type, b_type, cd_type) = (ty, ty, float(FloatKind::F32));
+        let (m, n, k) = (*edge, *edge, *edge);
+        properties.features.matmul.cmma.contains(&MmaConfig { a_type, b_type, cd_type, m, n, k })
+    };
+    MatrixUnits::ALL.into_iter().filter(has).collect()
 }
 
 /// A device of any runtime.
@@ -145,6 +159,7 @@ impl Kernels {
             plane: (has_planes && hardware.plane_size_min == hardware.plane_size_max)
                 .then_some(hardware.plane_size_min),
             f16: properties.supports_type(ElemType::Float(FloatKind::F16)),
+            units: units(properties),
             max_threads: hardware.max_units_per_cube,
             max_shared: hardware.max_shared_memory_size,
             expand: std::env::var_os(JIT_VARIABLE).is_some_and(|value| value == "1"),
@@ -170,6 +185,7 @@ impl Kernels {
         BTreeMap::from([
             ("f16", self.f16.to_string()),
             ("largest buffer", format!("{} MiB", memory.max_page_size >> 20)),
+            ("matrix units", format!("{:?}", self.units)),
             ("plane", format!("{min} to {max}, {exchange}")),
             ("shared memory", format!("{} KiB", self.max_shared >> 10)),
             ("threads in a cube", self.max_threads.to_string()),
@@ -182,9 +198,16 @@ impl Kernels {
         self.f16
     }
 
+    /// The matrix units that kernels can use here.
+    pub fn units(&self) -> &[MatrixUnits] {
+        &self.units
+    }
+
     /// Whether the device meets a kernel's needs.
     pub fn meets(&self, needs: &Needs) -> bool {
-        needs.plane.is_none_or(|plane| self.plane == Some(plane)) && (self.f16 || !needs.f16)
+        needs.plane.is_none_or(|plane| self.plane == Some(plane))
+            && (self.f16 || !needs.f16)
+            && needs.units.is_none_or(|units| self.units.contains(&units))
     }
 
     /// Memory that CubeCL holds on the device, in bytes.

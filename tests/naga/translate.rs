@@ -27,8 +27,8 @@ pub struct Translated {
 pub fn translate(wgsl: &str, entry: &Entry) -> Result<Translated, String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
     let mut capabilities = Capabilities::default();
-    capabilities.set(Capabilities::SHADER_FLOAT16, entry.f16);
-    capabilities.set(Capabilities::SUBGROUP, entry.plane.is_some());
+    capabilities.set(Capabilities::SHADER_FLOAT16, entry.needs.f16);
+    capabilities.set(Capabilities::SUBGROUP, entry.needs.plane.is_some());
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|error| error.emit_to_string(wgsl))?;

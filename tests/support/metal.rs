@@ -13,7 +13,7 @@ use metal_candle::dispatch::{
     ENTRIES, Entry,
     check::{Buffer, Case},
 };
-use metal_candle_kernels::Kernel;
+use metal_candle_kernels::{Kernel, build::LANGUAGES};
 use msl_on_cpu::{Launch, Order, Program};
 
 /// Kernels that are compiled together. Test files that agree find each other's compiled kernels.
@@ -36,9 +36,14 @@ pub fn entry(name: &str) -> &'static Entry {
     ENTRIES.iter().find(|entry| entry.name == name).unwrap_or_else(|| panic!("no entry {name}"))
 }
 
-/// Runs `work` over chunks of kernels on every core; fails with all failures.
-pub fn in_chunks(work: impl Fn(&[Kernel]) -> Vec<String> + Sync) {
-    let kernels = metal_candle_kernels::table();
+/// Runs `work` over chunks of the kernels that are made for these languages, on every core; fails
+/// with all failures.
+pub fn in_chunks(languages: &[&str], work: impl Fn(&[Kernel]) -> Vec<String> + Sync) {
+    let mut kernels = metal_candle_kernels::table();
+    kernels.retain(|kernel| {
+        let made = LANGUAGES.into_iter().zip(kernel.languages());
+        languages.iter().all(|wanted| made.clone().any(|made| made == (*wanted, true)))
+    });
     let chunks: Vec<_> = kernels.chunks(CHUNK).collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());

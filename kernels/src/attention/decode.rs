@@ -82,7 +82,7 @@ impl Decode {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: self.reduce.plane(), f16: self.f16 }
+        Needs { plane: self.reduce.plane(), f16: self.f16, units: None }
     }
 
     pub(crate) fn define(self) -> KernelDefinition {

@@ -114,7 +114,7 @@ impl MatVec {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: self.reduce.plane(), f16: self.format == Format::F16 }
+        Needs { plane: self.reduce.plane(), f16: self.format == Format::F16, units: None }
     }
 
     /// What the number of columns must be a multiple of for any kernel to take the matrix.

@@ -150,16 +150,10 @@ impl<R: Gpu> Backend for Cube<R> {
         true
     }
 
-    /// Linear layers of one input are one matrix: what they give is there as a whole and in parts. Of a
-    /// packed one, a prompt needs a part in f16, and what the parts give, singly and together.
+    /// Linear layers of one input are one matrix: what they give is there as a whole and in parts.
     fn scratch_bytes(step: &StepShape) -> u64 {
         let joined = step.rows * (step.queries + 2 * step.kv).max(2 * step.intermediate);
-        let parts = if step.packed && step.rows > ops::FEW_ROWS {
-            packed::largest_part(2 * step.intermediate, step.hidden) + 2 * joined
-        } else {
-            0
-        };
-        (4 * (step.activations() + joined) + 2 * parts) as u64
+        (4 * (step.activations() + joined)) as u64
     }
 
     fn park(tensors: Vec<TensorData>, _device: &R::Device) -> Arc<dyn Parked<Self>> {

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
 use metal_candle_kernels::{
-    Format, Kernel,
+    Format, Kernel, matmul,
     matvec::{self, Add, LowRank},
     norm, swiglu,
 };
@@ -205,6 +205,38 @@ pub(super) fn few_rows<R: Gpu>(
     }
     .ok()?;
     Some(tensors::floats(&device, [batch, width], out))
+}
+
+/// The product of many rows of f32 with blocks.
+pub(super) fn many_rows<R: Gpu>(
+    x: &Tensor<Cube<R>, 2>,
+    matrix: &Matrix<'_>,
+    bias: Option<&Tensor<Cube<R>, 1>>,
+) -> Option<Tensor<Cube<R>, 2>> {
+    let &Matrix { format, handle, rows, columns } = matrix;
+    let [batch, _] = x.dims();
+    if !is_f32(x) || !bias.is_none_or(is_f32) || rows * columns == 0 {
+        return None;
+    }
+    let device = x.device();
+    let kernels = R::kernels(&device);
+    let params = matmul::Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        batch: batch as u32,
+        bias: bias.is_some(),
+    };
+    let kernel = choose::matmul(&kernels, format, &params);
+    let (cubes, kernel) = (kernel.cubes(&params), Kernel::MatMul(kernel));
+    let x = tensors::contiguous(x.clone());
+    let bias = bias.map(|bias| tensors::contiguous(bias.clone()));
+    // Nothing to add is not read.
+    let add = bias.as_ref().map_or(&x.handle, |bias| &bias.handle);
+    let out = tensors::empty(&kernels, batch * rows);
+    let inputs = [handle, &x.handle, add];
+    // SAFETY: the sizes are those of the tensors, which are contiguous.
+    unsafe { kernels.launch(kernel, cubes, &inputs, params.words(), &[&out]) }.ok()?;
+    Some(tensors::floats(&device, [batch, rows], out))
 }
 
 /// With an adapter that does not fit the launch, as products of its own: what it adds to a single row

@@ -1,8 +1,7 @@
-//! Block-quantised weights on a GPU. A few rows of `x` meet the blocks as they are, in the
-//! matrix-vector kernels. For many rows the blocks are dequantised a part at a time: never as a
-//! whole.
+//! Block-quantised weights on a GPU. Rows of `x` meet the blocks as they are: a few of them in the
+//! matrix-vector kernels, many in the tiled kernels.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend as _};
 use cubecl::server::Handle;
@@ -14,16 +13,10 @@ use metal_candle_kernels::{
 
 use super::{Cube, Gpu, ops, tensors};
 use crate::{
-    backend::{Backend, HostPacked, PackError, PackedStorage, add_bias, packed},
-    dispatch::{Kernels, gather},
+    backend::{Backend, HostPacked, PackError, PackedStorage, packed},
+    dispatch::Kernels,
     quant::Encoding,
 };
-
-/// Values that are dequantised at a time for a product of many rows, at most: enough output features
-/// to fill the processors of a large GPU with tiles.
-const PART: usize = 1 << 25;
-/// So many rows take a multiple of 256 bytes in every format, which is where buffers may be bound.
-const ALIGNED_ROWS: usize = 128;
 
 /// A packed weight as this backend holds it.
 #[derive(Clone, Debug)]
@@ -165,34 +158,10 @@ impl<R: Gpu> DeviceBlocks<R> {
         x: &Tensor<Cube<R>, 2>,
         bias: Option<&Tensor<Cube<R>, 1>>,
     ) -> Option<Tensor<Cube<R>, 2>> {
-        let [rows, columns] = self.shape;
         if x.dims()[0] <= ops::FEW_ROWS {
             return ops::few_rows(x, &self.matrix(), &ops::Around::bias(bias));
         }
-        gather::submit();
-        // As dense matrices in f16 meet many rows, where there is f16.
-        let dtype = if self.kernels.f16() { DType::F16 } else { DType::F32 };
-        let x_in = x.clone().cast(dtype);
-        let parts = parts(rows, columns).map(|range| {
-            let weight = self.part(range, dtype)?;
-            Some(x_in.clone().matmul(weight.transpose()))
-        });
-        let parts: Option<Vec<_>> = parts.collect();
-        Some(add_bias(Tensor::cat(parts?, 1).cast(x.dtype()), bias.cloned()))
-    }
-
-    /// Some of the rows, dequantised.
-    fn part(&self, range: Range<usize>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
-        let [rows, columns] = self.shape;
-        if !range.start.is_multiple_of(ALIGNED_ROWS) {
-            let ids: Vec<u32> = (range.start as u32..range.end as u32).collect();
-            return self.rows(Some(&ids), dtype);
-        }
-        let row_bytes = self.bytes / rows;
-        let handle = self.handle.clone().offset_start((range.start * row_bytes) as u64);
-        let bytes = range.len() * row_bytes;
-        let part = Self { handle, bytes, shape: [range.len(), columns], ..self.clone() };
-        part.rows(None, dtype)
+        ops::many_rows(x, &self.matrix(), bias)
     }
 
     fn rows(&self, ids: Option<&[u32]>, dtype: DType) -> Option<Tensor<Cube<R>, 2>> {
@@ -225,18 +194,6 @@ impl<R: Gpu> DeviceBlocks<R> {
         let tensor = tensors::over(&self.device, &[rows, columns], out, dtype);
         Some(Tensor::from_primitive(TensorPrimitive::Float(tensor)))
     }
-}
-
-/// The rows of a matrix, a part at a time: never all of them.
-fn parts(rows: usize, columns: usize) -> impl Iterator<Item = Range<usize>> {
-    let fit = (PART / columns).min(rows.div_ceil(2));
-    let part = if fit < ALIGNED_ROWS { fit.max(1) } else { fit / ALIGNED_ROWS * ALIGNED_ROWS };
-    (0..rows).step_by(part).map(move |first| first..(first + part).min(rows))
-}
-
-/// Values of the largest part.
-pub(super) fn largest_part(rows: usize, columns: usize) -> usize {
-    parts(rows, columns).next().map_or(0, |part| part.len() * columns)
 }
 
 /// [`Backend::packed_linear`].
@@ -279,20 +236,5 @@ pub(super) fn rows<R: Gpu>(
     match weight.rows(Some(ids), dtype) {
         Some(found) => Ok(found),
         None => packed::rows(&weight.to_host()?, ids, device, dtype),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_part_is_the_whole() {
-        for (rows, columns) in [(2, 32), (3, 256), (255, 2048), (4096, 64), (128_256, 2048)] {
-            let all: Vec<_> = parts(rows, columns).collect();
-            assert!(all.iter().all(|part| part.len() < rows && part.len() * columns <= PART));
-            let next: Vec<_> = all.iter().skip(1).map(|part| part.start).chain([rows]).collect();
-            assert_eq!(all.iter().map(|part| part.end).collect::<Vec<_>>(), next);
-        }
     }
 }

@@ -6,6 +6,7 @@ use metal_candle_kernels::{
     attention::{self, Decode, Flash, Merge},
     copy::Copy,
     dequantise::{self, Dequantise},
+    matmul::{self, MatMul},
     matvec::{self, Add, LowRank, MAX_RANK, MatVec},
     norm::{self, RmsNorm},
     rope::{self, RopeAppend},
@@ -26,6 +27,7 @@ const HALF: f64 = 1e-3;
 pub fn cases(kernel: Kernel) -> Vec<Case> {
     match kernel {
         Kernel::Copy(copy) => vec![copied(kernel, copy)],
+        Kernel::MatMul(variant) => matmuls(kernel, variant),
         Kernel::MatVec(variant) => matvec_cases(kernel, variant),
         Kernel::Dequantise(variant) => dequantised(kernel, variant),
         Kernel::RmsNorm(variant) => norms(kernel, variant),
@@ -176,6 +178,49 @@ fn matvec_case(kernel: Kernel, variant: MatVec, i: usize) -> Case {
     buffers.push(Buffer::Output(Expected { values: expected, f16: false, tolerance: SUMS, size }));
     let label = format!("[{rows}, {columns}] x {batch}");
     Case { kernel, label, cubes: variant.cubes(&params), buffers }
+}
+
+fn matmuls(kernel: Kernel, variant: MatMul) -> Vec<Case> {
+    let (tile, unit) = (variant.tile as usize, variant.format.block_len());
+    // Less than a tile of both, one block; one row more than a tile of either, several blocks; and a
+    // value that is no f16.
+    [(37, 5, unit, false), (tile + 1, tile + 1, 3 * unit, true), (9, 3, unit, false)]
+        .into_iter()
+        .enumerate()
+        .map(|(i, (rows, batch, columns, bias))| {
+            let mut noise = Noise::new(rows as u64);
+            let (bytes, weight) = matrix(&mut noise, variant.format, rows * columns);
+            let (mut x, added) = (noise.floats(batch * columns), noise.floats(rows));
+            let mut tolerance = SUMS;
+            if i == 2 {
+                x[1] = -90_001.0;
+                // Where it is a sum of two f16, the second one is large: 24,497. It is rounded to 11
+                // bits, and so is what it is multiplied with.
+                tolerance = if kernel.needs().f16 { 3e-4 } else { SUMS };
+            }
+            let plain: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+            let mut values = reference::matvec(&weight, &plain, rows);
+            let size = reference::size_of_products(&weight, &plain, rows).max(1.0);
+            if bias {
+                let added = added.iter().cycle();
+                values.iter_mut().zip(added).for_each(|(sum, add)| *sum += f64::from(*add));
+            }
+            let [rows, columns, batch] = [rows, columns, batch].map(|size| size as u32);
+            let params = matmul::Params { rows, columns, batch, bias };
+            Case {
+                kernel,
+                label: format!("[{rows}, {columns}] x {batch}"),
+                cubes: variant.cubes(&params),
+                buffers: vec![
+                    Buffer::Input(bytes),
+                    input(&x),
+                    input(&added),
+                    input(&params.words()),
+                    Buffer::Output(Expected { values, f16: false, tolerance, size }),
+                ],
+            }
+        })
+        .collect()
 }
 
 /// Rows, value by value times a gain.

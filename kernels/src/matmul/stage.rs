@@ -1,0 +1,291 @@
+//! From memory into shared memory: what both ways to multiply begin with.
+
+use cubecl::prelude::*;
+
+use super::{FOURS, MatMul};
+use crate::{
+    blocks::{PIECE, decode, empty_piece, fetch, run_start, settle},
+    common::{F4, U4},
+};
+
+/// The largest f16.
+const MOST: f32 = 65_504.0;
+
+/// What a launch reads and writes.
+#[derive(CubeType)]
+pub(crate) struct Buffers {
+    pub(crate) weight: Array<u32>,
+    /// The same in vectors.
+    pub(crate) wide: Array<U4>,
+    pub(crate) x: Array<F4>,
+    pub(crate) bias: Array<f32>,
+    pub(crate) params: Array<u32>,
+    pub(crate) out: Array<f32>,
+}
+
+/// The tile of a cube, and what its thread stages.
+#[derive(CubeType)]
+pub(crate) struct Tile {
+    /// The first row of `w`.
+    pub(crate) first: usize,
+    /// The first row of `x`.
+    pub(crate) first_x: usize,
+    rows: usize,
+    columns: usize,
+    batch: usize,
+    /// Whether the thread stages `w`.
+    is_w: bool,
+    /// Among those that stage the same.
+    thread: usize,
+}
+
+/// What a thread has read of the next step.
+#[derive(CubeType)]
+pub(crate) struct Ahead {
+    words: Array<u32>,
+    x: Array<F4>,
+}
+
+/// Of this cube. Cubes beside each other have the same rows of `w`.
+#[cube]
+pub(crate) fn tile(io: &Buffers, #[comptime] kernel: MatMul) -> Tile {
+    let size = comptime!(kernel.size());
+    let rows = io.params[0] as usize;
+    let columns = io.params[1] as usize;
+    let batch = io.params[2] as usize;
+    let down = (batch + comptime!(size - 1)) / size;
+    let across = (rows + comptime!(size - 1)) / size;
+    // Cubes behind the end do the last one's work again.
+    let cube = min(CUBE_POS, down * across - 1);
+    let thread = UNIT_POS_X as usize;
+    Tile {
+        first: cube / down * size,
+        first_x: cube % down * size,
+        rows,
+        columns,
+        batch,
+        is_w: thread < size,
+        thread: thread % size,
+    }
+}
+
+/// Steps of a launch.
+#[cube]
+pub(crate) fn steps(tile: &Tile) -> usize {
+    tile.columns / PIECE
+}
+
+/// Room for what is read ahead.
+#[cube]
+pub(crate) fn nothing_ahead(#[comptime] kernel: MatMul) -> Ahead {
+    Ahead { words: Array::<u32>::new(comptime!(kernel.words())), x: Array::<F4>::new(FOURS) }
+}
+
+/// Where the piece of a row at a step begins: its block.
+#[cube]
+fn block_start(tile: &Tile, row: usize, step: usize, #[comptime] kernel: MatMul) -> usize {
+    let format = comptime!(kernel.format);
+    let row = min(tile.first + row, tile.rows - 1);
+    let row_bytes = tile.columns / comptime!(format.block_len()) * comptime!(format.block_bytes());
+    row * row_bytes + step / comptime!(format.pieces()) * comptime!(format.block_bytes())
+}
+
+/// Reads words of `w` for a step: those that the thread will decode, or those that lie beside what
+/// its neighbours read.
+#[cube]
+fn read_w(io: &Buffers, tile: &Tile, step: usize, ahead: &mut Ahead, #[comptime] kernel: MatMul) {
+    let format = comptime!(kernel.format);
+    // Behind the end the last one is read again.
+    let step = min(step, steps(tile) - 1);
+    if tile.is_w {
+        if comptime!(kernel.reads_together()) {
+            let words = comptime!(kernel.words());
+            #[unroll]
+            for i in 0..words {
+                let place = tile.thread + comptime!(i * kernel.size());
+                let at = block_start(tile, place / words, step, kernel);
+                ahead.words[i] = io.weight[at / 4 + place % words];
+            }
+        } else {
+            let at = block_start(tile, tile.thread, step, kernel);
+            let piece = step % comptime!(format.pieces());
+            let (into, is_wide) = (&mut ahead.words, comptime!(format.is_wide()));
+            fetch(&io.weight, &io.wide, at, piece, into, 0usize, format, 1usize, is_wide);
+        }
+    }
+}
+
+/// Leaves the words that lie beside each other where the threads that decode them find them.
+#[cube]
+fn pass_on(tile: &Tile, ahead: &Ahead, raw: &mut SharedMemory<u32>, #[comptime] kernel: MatMul) {
+    if comptime!(kernel.reads_together()) {
+        if tile.is_w {
+            #[unroll]
+            for i in 0..comptime!(kernel.words()) {
+                raw[tile.thread + comptime!(i * kernel.size())] = ahead.words[i];
+            }
+        }
+    }
+}
+
+/// Reads what the thread is to stage of `x` at a step.
+#[cube]
+fn read_x(io: &Buffers, tile: &Tile, step: usize, ahead: &mut Ahead, #[comptime] kernel: MatMul) {
+    let format = comptime!(kernel.format);
+    let step = min(step, steps(tile) - 1);
+    if !tile.is_w {
+        let piece = step % comptime!(format.pieces());
+        let block = step / comptime!(format.pieces()) * comptime!(format.block_len());
+        let per_run = comptime!(FOURS / format.runs());
+        // Neighbouring threads read neighbouring values, a row of 8 vectors after the other.
+        let four = tile.thread % FOURS;
+        let mut column = block + run_start(piece, 0usize, format) + four % per_run * 4;
+        if comptime!(format.runs() > 1) {
+            column += four / per_run * 32;
+        }
+        #[unroll]
+        for i in 0..FOURS {
+            let row = tile.thread / FOURS + comptime!(i * kernel.size() / FOURS);
+            let row = min(tile.first_x + row, tile.batch - 1);
+            ahead.x[i] = io.x[(row * tile.columns + column) / 4];
+        }
+    }
+}
+
+/// Room for the words that are passed on.
+#[cube]
+pub(crate) fn raw(#[comptime] kernel: MatMul) -> SharedMemory<u32> {
+    SharedMemory::<u32>::new(comptime!(if kernel.reads_together() {
+        kernel.words() * kernel.size()
+    } else {
+        1
+    }))
+}
+
+/// Reads what the first step needs.
+#[cube]
+pub(crate) fn begin(
+    io: &Buffers,
+    tile: &Tile,
+    ahead: &mut Ahead,
+    raw: &mut SharedMemory<u32>,
+    #[comptime] kernel: MatMul,
+) {
+    read_x(io, tile, 0usize, ahead, kernel);
+    read_w(io, tile, 0usize, ahead, kernel);
+    if comptime!(kernel.reads_together()) {
+        pass_on(tile, ahead, raw, kernel);
+        read_w(io, tile, 1usize, ahead, kernel);
+    }
+}
+
+/// When a step is staged: reads what the next ones need. Words that are passed on are read two steps
+/// before they are decoded.
+#[cube]
+pub(crate) fn go_on(
+    io: &Buffers,
+    tile: &Tile,
+    step: usize,
+    ahead: &mut Ahead,
+    raw: &mut SharedMemory<u32>,
+    #[comptime] kernel: MatMul,
+) {
+    pass_on(tile, ahead, raw, kernel);
+    read_w(io, tile, step + comptime!(1 + kernel.reads_together() as usize), ahead, kernel);
+    read_x(io, tile, step + 1, ahead, kernel);
+}
+
+/// Stages four numbers, in as many parts as a number has.
+#[cube]
+fn put<E: Float>(
+    stage: &mut SharedMemory<Vector<E, Const<4>>>,
+    place: usize,
+    value: F4,
+    #[comptime] kernel: MatMul,
+) {
+    if comptime!(kernel.parts() == 2) {
+        // The bits that f16 has. (Drivers take `f32(f16(value))` for `value`.)
+        let mut first = F4::new(0.0f32);
+        #[unroll]
+        for e in 0..4usize {
+            let bits = f32::reinterpret(u32::reinterpret(value[e]) & 0xffff_e000u32);
+            first[e] = max(min(bits, MOST), -MOST);
+        }
+        stage[place] = Vector::<E, Const<4>>::cast_from(first);
+        let rest = value - first;
+        stage[place + comptime!(kernel.stage())] = Vector::<E, Const<4>>::cast_from(rest);
+    } else {
+        stage[place] = Vector::<E, Const<4>>::cast_from(value);
+    }
+}
+
+/// Stages a piece of `w` and as many values of `x`: each thread what is its part.
+#[cube]
+pub(crate) fn stage<E: Float>(
+    tile: &Tile,
+    step: usize,
+    ahead: &Ahead,
+    raw: &SharedMemory<u32>,
+    w: &mut SharedMemory<Vector<E, Const<4>>>,
+    x: &mut SharedMemory<Vector<E, Const<4>>>,
+    #[comptime] kernel: MatMul,
+) {
+    let format = comptime!(kernel.format);
+    let stride = comptime!(kernel.stride());
+    if tile.is_w {
+        let piece = step % comptime!(format.pieces());
+        let at = block_start(tile, tile.thread, step, kernel);
+        let mut words = Array::<u32>::new(comptime!(kernel.words()));
+        #[unroll]
+        for i in 0..comptime!(kernel.words()) {
+            if comptime!(kernel.reads_together()) {
+                words[i] = raw[tile.thread * comptime!(kernel.words()) + i];
+            } else {
+                words[i] = ahead.words[i];
+            }
+        }
+        let mut decoded = empty_piece(format);
+        decode(&words, at, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
+        settle(&mut decoded, format);
+        let per_run = comptime!(FOURS / format.runs());
+        let scale = f32::new(comptime!(kernel.scale()));
+        #[unroll]
+        for run in 0..comptime!(format.runs()) {
+            let factor = decoded.factors[run] * scale;
+            let mut minimum = 0.0f32;
+            if comptime!(format.has_minimum()) {
+                minimum = decoded.minimums[run] * scale;
+            }
+            #[unroll]
+            for i in 0..per_run {
+                let four = comptime!(run * per_run + i);
+                let mut value = F4::new(0.0f32);
+                #[unroll]
+                for e in 0..4usize {
+                    value[e] = factor * decoded.codes[comptime!(four * 4 + e)] - minimum;
+                }
+                put::<E>(w, tile.thread * stride + four, value, kernel);
+            }
+        }
+    } else {
+        #[unroll]
+        for i in 0..FOURS {
+            let row = tile.thread / FOURS + comptime!(i * kernel.size() / FOURS);
+            put::<E>(x, row * stride + tile.thread % FOURS, ahead.x[i], kernel);
+        }
+    }
+}
+
+/// Writes a value of the result, if it has that place.
+#[cube]
+pub(crate) fn write(io: &mut Buffers, tile: &Tile, x_row: usize, row: usize, sum: f32) {
+    let row = tile.first + row;
+    let x_row = tile.first_x + x_row;
+    if row < tile.rows && x_row < tile.batch {
+        let mut value = sum;
+        if io.params[3] != 0u32 {
+            value += io.bias[row];
+        }
+        io.out[x_row * tile.rows + row] = value;
+    }
+}
