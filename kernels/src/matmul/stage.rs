@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::{FOURS, MatMul};
 use crate::{
-    blocks::{PIECE, decode, empty_piece, fetch, run_start, settle},
+    blocks::{PIECE, decode, empty_piece, fetch, run_start},
     common::{F4, U4},
 };
 
@@ -246,7 +246,6 @@ pub(crate) fn stage<E: Float>(
         }
         let mut decoded = empty_piece(format);
         decode(&words, at, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
-        settle(&mut decoded, format);
         let per_run = comptime!(FOURS / format.runs());
         let scale = f32::new(comptime!(kernel.scale()));
         #[unroll]
@@ -259,10 +258,15 @@ pub(crate) fn stage<E: Float>(
             #[unroll]
             for i in 0..per_run {
                 let four = comptime!(run * per_run + i);
+                let mut offset = minimum;
+                if comptime!(format.is_lifted()) {
+                    // Exact: lifts have few bits.
+                    offset += factor * f32::new(comptime!(format.lift(four * 4) as f32));
+                }
                 let mut value = F4::new(0.0f32);
                 #[unroll]
                 for e in 0..4usize {
-                    value[e] = factor * decoded.codes[comptime!(four * 4 + e)] - minimum;
+                    value[e] = factor * decoded.codes[comptime!(four * 4 + e)] - offset;
                 }
                 put::<E>(w, tile.thread * stride + four, value, kernel);
             }
