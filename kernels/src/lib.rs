@@ -87,7 +87,7 @@ pub struct MatrixUnits {
 }
 
 impl MatrixUnits {
-    /// Those that there are kernels for.
+    /// Those that there are kernels for, the largest last.
     pub const ALL: [Self; 2] = [Self { edge: 8, halves: false }, Self { edge: 16, halves: true }];
 
     /// Those with an edge of 8 are Apple's, those with 16 are what Vulkan and CUDA have; WGSL has none.
@@ -96,6 +96,13 @@ impl MatrixUnits {
             8 => [true, false, false, false],
             _ => [false, false, true, true],
         }
+    }
+}
+
+impl std::fmt::Display for MatrixUnits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { edge, halves } = *self;
+        write!(f, "{edge}x{edge}x{edge} of {}", if halves { "f16" } else { "f32" })
     }
 }
 

@@ -181,11 +181,12 @@ impl Kernels {
         let properties = properties(&self.client);
         let (hardware, memory) = (&properties.hardware, &properties.memory);
         let (min, max) = (hardware.plane_size_min, hardware.plane_size_max);
+        let units: Vec<_> = self.units.iter().map(ToString::to_string).collect();
         let exchange = if self.plane.is_some() { "used" } else { "not used" };
         BTreeMap::from([
             ("f16", self.f16.to_string()),
             ("largest buffer", format!("{} MiB", memory.max_page_size >> 20)),
-            ("matrix units", format!("{:?}", self.units)),
+            ("matrix units", units.join(", ")),
             ("plane", format!("{min} to {max}, {exchange}")),
             ("shared memory", format!("{} KiB", self.max_shared >> 10)),
             ("threads in a cube", self.max_threads.to_string()),

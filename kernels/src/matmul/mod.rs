@@ -8,8 +8,9 @@
 //! Multiplied in one of three ways ([`Way`]): by plain f32 arithmetic, by matrix units of f32, or by
 //! matrix units of f16. There each number is the sum of two halves, `a = a₁ + a₂` (22 bits of it),
 //! and a product three of them: `a₁b₁ + a₁b₂ + a₂b₁`; what is left out is 2⁻²² of it (Markidis et
-//! al., 2018). Values of `w` are staged times 2⁶, so that their second halves are no subnormals. Of a value
-//! beyond 65,504 the second half has what is beyond, so that up to 131,008 it is good to 2⁻¹².
+//! al., 2018). Values of `w` are staged times 2⁴, so that their second halves are no subnormals: they must be
+//! below 4,094. Of a value of `x` beyond 65,504 the second half has what is beyond, so that up to 131,008
+//! it is good to 2⁻¹².
 //!
 //! Buffers: weight, x `[batch, columns]`, bias `[rows]`, `params`; out `[batch, rows]`.
 
@@ -113,7 +114,7 @@ impl MatMul {
 
     /// By how much values of `w` are staged larger.
     const fn scale(self) -> f32 {
-        if self.parts() == 2 { 64.0 } else { 1.0 }
+        if self.parts() == 2 { 16.0 } else { 1.0 }
     }
 
     /// Cubes of one launch.

@@ -195,12 +195,13 @@ pub(crate) fn go_on(
     read_x(io, tile, step + 1, ahead, kernel);
 }
 
-/// Stages four numbers, in as many parts as a number has.
+/// Stages four numbers of `x` or `w`, in as many parts as a number has.
 #[cube]
 fn put<E: Float>(
     stage: &mut SharedMemory<Vector<E, Const<4>>>,
     place: usize,
     value: F4,
+    #[comptime] is_x: bool,
     #[comptime] kernel: MatMul,
 ) {
     if comptime!(kernel.parts() == 2) {
@@ -208,8 +209,10 @@ fn put<E: Float>(
         let mut first = F4::new(0.0f32);
         #[unroll]
         for e in 0..4usize {
-            let bits = f32::reinterpret(u32::reinterpret(value[e]) & 0xffff_e000u32);
-            first[e] = max(min(bits, MOST), -MOST);
+            first[e] = f32::reinterpret(u32::reinterpret(value[e]) & 0xffff_e000u32);
+            if comptime!(is_x) {
+                first[e] = max(min(first[e], MOST), -MOST);
+            }
         }
         stage[place] = Vector::<E, Const<4>>::cast_from(first);
         let rest = value - first;
@@ -268,14 +271,14 @@ pub(crate) fn stage<E: Float>(
                 for e in 0..4usize {
                     value[e] = factor * decoded.codes[comptime!(four * 4 + e)] - offset;
                 }
-                put::<E>(w, tile.thread * stride + four, value, kernel);
+                put::<E>(w, tile.thread * stride + four, value, false, kernel);
             }
         }
     } else {
         #[unroll]
         for i in 0..FOURS {
             let row = tile.thread / FOURS + comptime!(i * kernel.size() / FOURS);
-            put::<E>(x, row * stride + tile.thread % FOURS, ahead.x[i], kernel);
+            put::<E>(x, row * stride + tile.thread % FOURS, ahead.x[i], true, kernel);
         }
     }
 }
