@@ -186,7 +186,7 @@ impl Kernels {
         BTreeMap::from([
             ("f16", self.f16.to_string()),
             ("largest buffer", format!("{} MiB", memory.max_page_size >> 20)),
-            ("matrix units", units.join(", ")),
+            ("matrix units", if units.is_empty() { "none".into() } else { units.join(", ") }),
             ("plane", format!("{min} to {max}, {exchange}")),
             ("shared memory", format!("{} KiB", self.max_shared >> 10)),
             ("threads in a cube", self.max_threads.to_string()),
