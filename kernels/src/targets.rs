@@ -48,13 +48,29 @@ pub struct Generated {
 
 const MODE: ExecutionMode = ExecutionMode::Unchecked;
 
-/// A kernel in one of the languages that [`CppCompiler`] writes, and its shared memory in bytes.
-fn cpp<D: Dialect>(kernel: &Kernel, target: &str) -> Result<(String, usize), String> {
+/// A kernel in one of the languages that [`CppCompiler`] writes, and what is the same in all of them.
+struct Written {
+    text: String,
+    cube_dim: [u32; 3],
+    writes: Vec<bool>,
+    shared_bytes: usize,
+}
+
+fn cpp<D: Dialect>(kernel: &Kernel, target: &str) -> Result<Written, String> {
     let name = kernel.name();
+    let definition = kernel.define();
+    let dim = definition.cube_dim;
+    let writes =
+        definition.buffers.iter().map(|b| matches!(b.visibility, Visibility::ReadWrite)).collect();
     let compiled = CppCompiler::<D>::default()
-        .compile(kernel.define(), &Default::default(), MODE, ADDRESS)
+        .compile(definition, &Default::default(), MODE, ADDRESS)
         .map_err(|error| format!("{name} for {target}: {error:?}"))?;
-    Ok((without_info(&compiled.to_string(), &name)?, compiled.shared_memory_size()))
+    Ok(Written {
+        text: without_info(&compiled.to_string(), &name)?,
+        cube_dim: [dim.x, dim.y, dim.z],
+        writes,
+        shared_bytes: compiled.shared_memory_size(),
+    })
 }
 
 fn wgsl(kernel: &Kernel) -> Result<String, String> {
@@ -80,22 +96,22 @@ fn spirv(kernel: &Kernel) -> Result<Vec<u32>, String> {
 /// # Errors
 /// The words of the compiler that refused, with the kernel and the target.
 pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
-    let definition = kernel.define();
-    let dim = definition.cube_dim;
-    let writes =
-        definition.buffers.iter().map(|b| matches!(b.visibility, Visibility::ReadWrite)).collect();
+    let name = kernel.name();
     let [for_msl, for_wgsl, for_spirv, for_cuda] = kernel.languages();
     let msl = for_msl.then(|| cpp::<MslDialect>(kernel, "Metal")).transpose()?;
     let cuda = for_cuda.then(|| cpp::<Cuda>(kernel, "CUDA")).transpose()?;
+    let either = msl.as_ref().or(cuda.as_ref());
+    let Written { cube_dim, writes, shared_bytes, .. } =
+        either.ok_or_else(|| format!("{name} is made for neither Metal nor CUDA"))?;
     Ok(Generated {
-        name: kernel.name(),
-        cube_dim: [dim.x, dim.y, dim.z],
-        writes,
-        shared_bytes: msl.as_ref().or(cuda.as_ref()).map_or(0, |(_, shared)| *shared),
-        msl: msl.map(|(text, _)| text),
+        cube_dim: *cube_dim,
+        writes: writes.clone(),
+        shared_bytes: *shared_bytes,
         wgsl: for_wgsl.then(|| wgsl(kernel)).transpose()?,
         spirv: for_spirv.then(|| spirv(kernel)).transpose()?,
-        cuda: cuda.map(|(text, _)| text),
+        msl: msl.map(|written| written.text),
+        cuda: cuda.map(|written| written.text),
+        name,
     })
 }
 

@@ -30,11 +30,7 @@ pub(crate) fn product(io: &mut stage::Buffers, #[comptime] kernel: MatMul) {
     let mut ahead = stage::nothing_ahead(kernel);
     stage::begin(io, &tile, &mut ahead, &mut raw, kernel);
     for step in 0..stage::steps(&tile) {
-        // What was staged before has been multiplied.
-        sync_cube();
-        stage::stage::<f32>(&tile, step, &ahead, &raw, &mut w, &mut x, kernel);
-        sync_cube();
-        stage::go_on(io, &tile, step, &mut ahead, &mut raw, kernel);
+        stage::next::<f32>(io, &tile, step, &mut ahead, &mut raw, &mut w, &mut x, kernel);
         for four in 0..FOURS {
             let mut column = Array::<F4>::new(OWN);
             #[unroll]

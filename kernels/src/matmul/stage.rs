@@ -182,7 +182,7 @@ pub(crate) fn begin(
 /// When a step is staged: reads what the next ones need. Words that are passed on are read two steps
 /// before they are decoded.
 #[cube]
-pub(crate) fn go_on(
+fn go_on(
     io: &Buffers,
     tile: &Tile,
     step: usize,
@@ -224,7 +224,7 @@ fn put<E: Float>(
 
 /// Stages a piece of `w` and as many values of `x`: each thread what is its part.
 #[cube]
-pub(crate) fn stage<E: Float>(
+fn stage<E: Float>(
     tile: &Tile,
     step: usize,
     ahead: &Ahead,
@@ -281,6 +281,24 @@ pub(crate) fn stage<E: Float>(
             put::<E>(x, row * stride + tile.thread % FOURS, ahead.x[i], true, kernel);
         }
     }
+}
+
+/// Stages a step for all threads of the cube, when what was staged before has been multiplied.
+#[cube]
+pub(crate) fn next<E: Float>(
+    io: &Buffers,
+    tile: &Tile,
+    step: usize,
+    ahead: &mut Ahead,
+    raw: &mut SharedMemory<u32>,
+    w: &mut SharedMemory<Vector<E, Const<4>>>,
+    x: &mut SharedMemory<Vector<E, Const<4>>>,
+    #[comptime] kernel: MatMul,
+) {
+    sync_cube();
+    stage::<E>(tile, step, ahead, raw, w, x, kernel);
+    sync_cube();
+    go_on(io, tile, step, ahead, raw, kernel);
 }
 
 /// Writes a value of the result, if it has that place.

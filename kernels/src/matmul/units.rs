@@ -87,11 +87,7 @@ pub(crate) fn product<E: Float>(io: &mut stage::Buffers, #[comptime] kernel: Mat
     let mut ahead = stage::nothing_ahead(kernel);
     stage::begin(io, &tile, &mut ahead, &mut raw, kernel);
     for step in 0..stage::steps(&tile) {
-        // What was staged before has been multiplied.
-        sync_cube();
-        stage::stage::<E>(&tile, step, &ahead, &raw, &mut w, &mut x, kernel);
-        sync_cube();
-        stage::go_on(io, &tile, step, &mut ahead, &mut raw, kernel);
+        stage::next::<E>(io, &tile, step, &mut ahead, &mut raw, &mut w, &mut x, kernel);
         #[unroll]
         for k in 0..comptime!(PIECE / edge) {
             let mut columns = Sequence::<Matrix<E>>::new();
