@@ -123,6 +123,12 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
         words.map(|word| word & 0xff)
     }
 
+    /// Byte `index` of every word, alone in the lowest place.
+    #[inline(always)]
+    fn byte(self, words: Words, index: u32) -> Words {
+        self.low_byte(self.shift_right(words, 8 * index))
+    }
+
     /// `a | b`
     #[inline(always)]
     fn or(self, a: Words, b: Words) -> Words {

@@ -176,6 +176,23 @@ impl Integers for Vnni {
         }
     }
 
+    /// One instruction instead of two.
+    #[inline(always)]
+    fn byte(self, a: Words, index: u32) -> Words {
+        // SAFETY: see above the impl.
+        unsafe {
+            // A place with its highest bit set gives zero.
+            let first = _mm512_set4_epi32(
+                0x8080_800cu32.cast_signed(),
+                0x8080_8008u32.cast_signed(),
+                0x8080_8004u32.cast_signed(),
+                0x8080_8000u32.cast_signed(),
+            );
+            let places = _mm512_add_epi32(first, _mm512_set1_epi32(index.cast_signed()));
+            words(_mm512_shuffle_epi8(load(&a), places))
+        }
+    }
+
     #[inline(always)]
     fn or(self, a: Words, b: Words) -> Words {
         // SAFETY: see above the impl.
@@ -317,7 +334,7 @@ fn multiply<C: Codes, const R: usize>(
 ///
 /// The processor has AVX-512 F, and the bytes can be read.
 #[inline(always)]
-unsafe fn four_rows(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> __m512i {
+pub(super) unsafe fn four_rows(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> __m512i {
     // SAFETY: the caller's.
     unsafe {
         let row = |f: usize| _mm_loadu_si128(bytes.add(starts[f]).cast());
@@ -347,7 +364,7 @@ struct SignedBytes;
 ///
 /// The processor has AVX-512 BW.
 #[inline(always)]
-unsafe fn low_nibbles(packed: __m512i) -> __m512i {
+pub(super) unsafe fn low_nibbles(packed: __m512i) -> __m512i {
     // SAFETY: the caller's.
     unsafe { _mm512_and_si512(packed, _mm512_set1_epi8(0x0f)) }
 }
@@ -356,7 +373,7 @@ unsafe fn low_nibbles(packed: __m512i) -> __m512i {
 ///
 /// The processor has AVX-512 BW.
 #[inline(always)]
-unsafe fn high_nibbles(packed: __m512i) -> __m512i {
+pub(super) unsafe fn high_nibbles(packed: __m512i) -> __m512i {
     // SAFETY: the caller's.
     unsafe { low_nibbles(_mm512_srli_epi16::<4>(packed)) }
 }
@@ -409,20 +426,26 @@ unsafe fn add_group<C: Codes, L: Lie>(
             dots[f] = _mm512_dpbusd_epi32(dots[f], codes[0], first);
             dots[f] = _mm512_dpbusd_epi32(dots[f], codes[1], last);
         }
-        // Four sums of each row; the rows come side by side while these are added.
-        let low01 = _mm512_unpacklo_epi32(dots[0], dots[1]);
-        let high01 = _mm512_unpackhi_epi32(dots[0], dots[1]);
-        let low23 = _mm512_unpacklo_epi32(dots[2], dots[3]);
-        let high23 = _mm512_unpackhi_epi32(dots[2], dots[3]);
-        let pair01 = _mm512_add_epi32(low01, high01);
-        let pair23 = _mm512_add_epi32(low23, high23);
-        let low = _mm512_unpacklo_epi64(pair01, pair23);
-        let high = _mm512_unpackhi_epi64(pair01, pair23);
-        let dots = _mm512_add_epi32(low, high);
+        let dots = sums_of_four(dots);
         let (factors, minimums, totals) = numbers;
         let total = _mm512_loadu_ps(totals.as_ptr());
         let total = with_dots::<C>(total, dots, (x.scale, x.sum), (factors, minimums));
         _mm512_storeu_ps(totals.as_mut_ptr(), total);
+    }
+}
+
+/// The sums of the four words in each 128 bits: word `4 · l + i` is that of part `l` of vector `i`.
+///
+/// # Safety
+///
+/// The processor has AVX-512 F.
+#[inline(always)]
+pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe {
+        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
     }
 }
 

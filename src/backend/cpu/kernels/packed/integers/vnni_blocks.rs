@@ -3,10 +3,16 @@
 //! Row by row: a vector holds 64 codes that follow each other, and its product with as many of `x` has the sums of four
 //! in each word. These are added up to the sixteen sums of 16 values that a block has; those of sixteen rows are
 //! transposed, and the rest is what [`super::Integers::multiply`] does.
+//!
+//! `Q4_K`, whose groups of 32 codes are no more than two parts of 16, four rows at a time: a vector holds 16 codes of
+//! each, and a group's sums of sixteen rows need no transposing. A quarter fewer instructions.
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{BlockRows, Codes, FEATURES, MOST_GROUPS, Vnni, Whole, WholeGroups, vnni::with_dots};
+use super::{
+    BlockRows, Codes, FEATURES, MOST_GROUPS, Vnni, Whole, WholeGroups,
+    vnni::{four_rows, high_nibbles, low_nibbles, sums_of_four, with_dots},
+};
 use crate::quant::Encoding;
 use std::arch::x86_64::*;
 
@@ -174,7 +180,7 @@ pub(super) fn add_block<C: Codes>(
         match whole {
             Whole::Q2K => add::<C, Q2K>(integers, rows, x, numbers),
             Whole::Q3K => add::<C, Q3K>(integers, rows, x, numbers),
-            Whole::Q4K => add::<C, Q4K>(integers, rows, x, numbers),
+            Whole::Q4K => add_nibbles::<C>(integers, rows, x, numbers),
             Whole::Q5K => add::<C, Q5K>(integers, rows, x, numbers),
             Whole::Q6K => add::<C, Q6K>(integers, rows, x, numbers),
         }
@@ -207,7 +213,7 @@ fn add<C: Codes, L: Lie>(
             for i in 0..VECTORS {
                 dots[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[i], q[i]);
             }
-            sums[f] = sums_of_sixteen(dots);
+            sums[f] = sums_of_four(dots);
         }
         let sums = transposed(sums);
         let mut total = _mm512_loadu_ps(totals.as_ptr());
@@ -226,18 +232,46 @@ fn add<C: Codes, L: Lie>(
     }
 }
 
-/// The sums of the four words in each 128 bits: word `4 · l + i` is that of part `l` of vector `i`.
-///
-/// # Safety
-///
-/// The processor has AVX-512 F.
-#[inline(always)]
-unsafe fn sums_of_sixteen([a, b, c, d]: [__m512i; VECTORS]) -> __m512i {
-    // SAFETY: the caller's.
+/// As [`add`], for `Q4_K`, four rows at a time.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn add_nibbles<C: Codes>(
+    integers: Vnni,
+    rows: BlockRows<'_>,
+    x: WholeGroups<'_>,
+    numbers: Numbers<'_>,
+) {
+    let (factors, minimums, totals) = numbers;
+    let (scales, row_sums) = (&x.scales[..2 * VECTORS], &x.sums[..2 * VECTORS]);
+    let (bytes, starts) = rows.places(0, Q4K::BYTES);
+    // SAFETY: a block from each start is within `bytes`; sixteen words of `x` are four times 16 bytes, and sixteen numbers
+    // are one vector.
     unsafe {
-        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+        let mut total = _mm512_loadu_ps(totals.as_ptr());
+        for pair in 0..VECTORS {
+            let mut q = [_mm512_setzero_si512(); 4];
+            for i in 0..4 {
+                let words = x.words.as_ptr().add(pair * VECTOR / 4 + 4 * i);
+                q[i] = _mm512_broadcast_i32x4(_mm_loadu_si128(words.cast()));
+            }
+            let (mut low, mut high) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+            for f in 0..4 {
+                let part = 4 * pair + f;
+                rows.prefetch(integers, part * Q4K::BYTES..(part + 1) * Q4K::BYTES);
+                for half in 0..2 {
+                    let at = bytes.as_ptr().add(16 + 32 * pair + 16 * half);
+                    let packed = four_rows(at, starts, f);
+                    low[f] = _mm512_dpbusd_epi32(low[f], low_nibbles(packed), q[half]);
+                    high[f] = _mm512_dpbusd_epi32(high[f], high_nibbles(packed), q[2 + half]);
+                }
+            }
+            for (g, dots) in [(2 * pair, low), (2 * pair + 1, high)] {
+                let of_x = (scales[g], row_sums[g]);
+                let of_w = (&factors[g], &minimums[g]);
+                total = with_dots::<C>(total, sums_of_four(dots), of_x, of_w);
+            }
+        }
+        _mm512_storeu_ps(totals.as_mut_ptr(), total);
     }
 }
 

@@ -101,8 +101,7 @@ impl<I: Integers> Lanes<I> {
     /// Byte `index` of each word as a number.
     #[inline(always)]
     pub(in super::super) fn byte(self, index: u32) -> [f32; FEATURES] {
-        let byte = self.integers.low_byte(self.right(8 * index).words);
-        self.integers.numbers(byte)
+        self.integers.numbers(self.integers.byte(self.words, index))
     }
 
     /// Byte `index` of each word as a signed number.
