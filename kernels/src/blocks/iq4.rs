@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Piece, Read, number, scale_at, word_at};
+use super::{Read, number, scale_at, word_at};
 
 /// The levels -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113, each plus
 /// 128, four to a word.
@@ -17,31 +17,24 @@ fn level(code: u32) -> f32 {
 
 /// The levels of 16 bytes of nibbles, `at` bytes into what was read.
 #[cube]
-fn levels(read: &Read, out: &mut Piece, #[comptime] at: usize) {
+pub(super) fn levels(read: &Read, codes: &mut Array<f32>, #[comptime] at: usize) {
     #[unroll]
     for j in 0..4usize {
         let q = word_at(read, comptime!(at + 4 * j));
         #[unroll]
         for i in 0..4usize {
             let e = comptime!(4 * j + i);
-            out.codes[e] = level((q >> comptime!(8 * i as u32)) & 0xf);
-            out.codes[comptime!(e + 16)] = level((q >> comptime!(8 * i as u32 + 4)) & 0xf);
+            codes[e] = level((q >> comptime!(8 * i as u32)) & 0xf);
+            codes[comptime!(e + 16)] = level((q >> comptime!(8 * i as u32 + 4)) & 0xf);
         }
     }
 }
 
-#[cube]
-pub(super) fn iq4_nl(block: &Read, out: &mut Piece) {
-    levels(block, out, 2usize);
-    out.factors[0] = scale_at(block, 0usize);
-}
-
 /// Read: d and `scales_h`, `scales_l`, the 16 bytes of the piece.
 #[cube]
-pub(super) fn iq4_xs(read: &Read, piece: usize, out: &mut Piece) {
+pub(super) fn iq4_xs_factor(read: &Read, piece: usize) -> f32 {
     let p = piece as u32;
     let low = (word_at(read, 4usize) >> (4 * p)) & 0xf;
     let high = (word_at(read, 0usize) >> (16 + 2 * p)) & 3;
-    out.factors[0] = scale_at(read, 0usize) * number(low | (high << 4), 32u32);
-    levels(read, out, 8usize);
+    scale_at(read, 0usize) * number(low | (high << 4), 32u32)
 }

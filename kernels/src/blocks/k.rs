@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Piece, Read, nibble, number, scale_at, word_at};
+use super::{Bits, Read, field, joined, nibbles, number, scale_at, word_at};
 
 /// The bits of `mask` from bit `shift` of byte `i` on.
 #[cube]
@@ -22,24 +22,41 @@ fn scale_byte(read: &Read, piece: usize, #[comptime] at: usize, #[comptime] run:
     (word >> (upper + comptime!(16 * (run as u32 % 2)))) & 0xff
 }
 
+/// The power of two that codes of `Q2_K` are lifted by: runs next to each other share a shift.
+pub(super) const fn two_bits(run: usize) -> u32 {
+    6 - 2 * (run as u32 % 2)
+}
+
 /// 84 bytes: 16 scales (low nibble) and minimums (high), 64 bytes of codes, d, dmin.
 /// Read: the 8 scales of the half, 8 bytes of codes, d and dmin.
 #[cube]
-pub(super) fn q2_k(read: &Read, piece: usize, out: &mut Piece) {
+pub(super) fn q2_k_factors(
+    read: &Read,
+    piece: usize,
+    factors: &mut Array<f32>,
+    minimums: &mut Array<f32>,
+) {
     let d = scale_at(read, 16usize);
     let dmin = scale_at(read, 18usize);
     #[unroll]
     for run in 0..4usize {
         let s = scale_byte(read, piece, 0usize, run);
-        out.factors[run] = d * number(s & 0xf, 0u32);
-        out.minimums[run] = dmin * number(s >> 4, 0u32);
+        factors[run] = d * number(s & 0xf, 0u32);
+        minimums[run] = dmin * number(s >> 4, 0u32);
+    }
+}
+
+#[cube]
+pub(super) fn q2_k_codes(read: &Read, codes: &mut Array<f32>) {
+    #[unroll]
+    for run in 0..4usize {
         #[unroll]
         for j in 0..2usize {
             let q = word_at(read, comptime!(8 + 4 * j));
             #[unroll]
             for i in 0..4usize {
-                out.codes[comptime!(run * 8 + j * 4 + i)] =
-                    number(bits(q, i, comptime!(2 * run), 3u32), 0u32);
+                let (from, lift) = comptime!(((8 * i + 2 * run) as u32, two_bits(run)));
+                codes[comptime!(run * 8 + j * 4 + i)] = field(read, q, from, 2u32, lift);
             }
         }
     }
@@ -48,7 +65,7 @@ pub(super) fn q2_k(read: &Read, piece: usize, out: &mut Piece) {
 /// 110 bytes: 32 bytes of third bits, 64 of codes, 16 scales of 6 bits in 12 bytes, d.
 /// Read, each with two bytes to spare: 8 bytes of third bits, 8 of codes, the scales, d.
 #[cube]
-pub(super) fn q3_k(read: &Read, piece: usize, out: &mut Piece) {
+pub(super) fn q3_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) {
     let half = piece as u32 / 4;
     let upper = (piece as u32 % 4) / 2 * 8;
     let d = scale_at(read, 40usize);
@@ -57,68 +74,42 @@ pub(super) fn q3_k(read: &Read, piece: usize, out: &mut Piece) {
         let low = (scale_byte(read, piece, 24usize, run) >> (half * 4)) & 0xf;
         let byte = word_at(read, 32usize) >> (upper + comptime!(16 * (run as u32 % 2)));
         let high = (byte >> (half * 4 + comptime!(run as u32 / 2 * 2))) & 3;
-        out.factors[run] = d * number(low | (high << 4), 32u32);
-        #[unroll]
-        for j in 0..2usize {
-            let q = word_at(read, comptime!(12 + 4 * j));
-            let third = word_at(read, comptime!(4 * j)) >> (half * 4 + comptime!(run as u32));
-            #[unroll]
-            for i in 0..4usize {
-                let code =
-                    bits(q, i, comptime!(2 * run), 3u32) | (bits(third, i, 0usize, 1u32) << 2);
-                out.codes[comptime!(run * 8 + j * 4 + i)] = number(code, 4u32);
-            }
-        }
+        factors[run] = d * number(low | (high << 4), 32u32);
     }
 }
 
-/// 144 bytes: d, dmin, 8 scales and minimums of 6 bits in 12 bytes, 128 bytes of nibbles.
-/// Read: what comes before the nibbles, 16 bytes of these for each piece.
 #[cube]
-pub(super) fn q4_k(read: &Read, piece: usize, out: &mut Piece) {
-    scales(read, piece, out);
-    #[unroll]
-    for run in 0..2usize {
-        #[unroll]
-        for j in 0..4usize {
-            let q = word_at(read, comptime!(16 + 16 * read.index + 4 * j));
-            #[unroll]
-            for i in 0..4usize {
-                out.codes[comptime!(run * 16 + j * 4 + i)] =
-                    nibble(read, q, i, comptime!(run == 1));
-            }
-        }
-    }
+pub(super) fn q3_k(read: &Read, piece: usize, #[comptime] k: usize) -> u32 {
+    let (run, j) = comptime!((k as i32 / 2, k % 2));
+    let q = word_at(read, comptime!(12 + 4 * j));
+    let third = word_at(read, comptime!(4 * j)) >> (piece as u32 / 4 * 4);
+    let pair = comptime!(Bits { left: -2 * run, mask: 0x0303_0303 });
+    joined(q, third, pair, comptime!(Bits { left: 2 - run, mask: 0x0404_0404 }))
 }
 
 /// 176 bytes: as `Q4_K`, with 32 bytes of fifth bits before the nibbles.
 /// Read: what comes before both, 16 bytes of nibbles, 16 of fifth bits.
 #[cube]
-pub(super) fn q5_k(read: &Read, piece: usize, out: &mut Piece) {
-    scales(read, piece, out);
-    #[unroll]
-    for run in 0..2usize {
-        let s = piece as u32 / 2 * 2 + comptime!(run as u32);
-        #[unroll]
-        for j in 0..4usize {
-            let q = word_at(read, comptime!(16 + 4 * j));
-            let fifth = word_at(read, comptime!(32 + 4 * j)) >> s;
-            #[unroll]
-            for i in 0..4usize {
-                let code =
-                    bits(q, i, comptime!(4 * run), 15u32) | (bits(fifth, i, 0usize, 1u32) << 4);
-                out.codes[comptime!(run * 16 + j * 4 + i)] = number(code, 0u32);
-            }
-        }
-    }
+pub(super) fn q5_k(read: &Read, piece: usize, #[comptime] k: usize) -> u32 {
+    let (run, j) = comptime!((k / 4, k % 4));
+    let q = word_at(read, comptime!(16 + 4 * j));
+    let fifth = word_at(read, comptime!(32 + 4 * j)) >> (piece as u32 / 2 * 2);
+    let one = comptime!(Bits { left: 4 - run as i32, mask: 0x1010_1010 });
+    joined(q, fifth, comptime!(nibbles(run)), one)
 }
 
-/// Factors and minimums of the two runs of a piece of `Q4_K` or `Q5_K`. Of the 12 bytes, the first
-/// four hold the scales of the runs 0 to 3 and the next four their minimums, 6 bits each. The low
-/// four bits of both for the runs 4 to 7 are in the last four, their high bits in the first eight.
-/// Two neighbouring runs are taken at once.
+/// Factors and minimums of the two runs of a piece of `Q4_K` (144 bytes: d, dmin, 8 scales and
+/// minimums of 6 bits in 12 bytes, 128 bytes of nibbles; read: what comes before the nibbles, 16 bytes
+/// of these for each piece) or `Q5_K`. Of the 12 bytes, the first four hold the scales of the runs 0 to
+/// 3 and the next four their minimums, 6 bits each. The low four bits of both for the runs 4 to 7 are
+/// in the last four, their high bits in the first eight. Two neighbouring runs are taken at once.
 #[cube]
-fn scales(read: &Read, piece: usize, out: &mut Piece) {
+pub(super) fn six_bits(
+    read: &Read,
+    piece: usize,
+    out_factors: &mut Array<f32>,
+    out_minimums: &mut Array<f32>,
+) {
     let group = piece as u32 / 2;
     let shift = (group % 2) * 16;
     let a = word_at(read, 4usize) >> shift;
@@ -130,8 +121,8 @@ fn scales(read: &Read, piece: usize, out: &mut Piece) {
     let (d, dmin) = (scale_at(read, 0usize), scale_at(read, 2usize));
     #[unroll]
     for run in 0..2usize {
-        out.factors[run] = d * number(bits(factors, run, 0usize, 63u32), 0u32);
-        out.minimums[run] = dmin * number(bits(minimums, run, 0usize, 63u32), 0u32);
+        out_factors[run] = d * number(bits(factors, run, 0usize, 63u32), 0u32);
+        out_minimums[run] = dmin * number(bits(minimums, run, 0usize, 63u32), 0u32);
     }
 }
 
@@ -139,23 +130,21 @@ fn scales(read: &Read, piece: usize, out: &mut Piece) {
 /// Read, each with two bytes to spare: 8 bytes of nibbles, the 8 that are 32 behind them, 8 of the
 /// other bits, the 8 scales of the half, d.
 #[cube]
-pub(super) fn q6_k(read: &Read, piece: usize, out: &mut Piece) {
+pub(super) fn q6_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) {
     let d = scale_at(read, 48usize);
     #[unroll]
     for run in 0..4usize {
         let s = scale_byte(read, piece, 36usize, run);
-        out.factors[run] = d * number(s ^ 0x80u32, 128u32);
-        #[unroll]
-        for j in 0..2usize {
-            // Runs 0 and 2 share one byte for a value, 1 and 3 another.
-            let low = word_at(read, comptime!(12 * (run % 2) + 4 * j));
-            let high = word_at(read, comptime!(24 + 4 * j));
-            #[unroll]
-            for i in 0..4usize {
-                let code = bits(low, i, comptime!((run / 2) * 4), 15u32)
-                    | (bits(high, i, comptime!(2 * run), 3u32) << 4);
-                out.codes[comptime!(run * 8 + j * 4 + i)] = number(code, 32u32);
-            }
-        }
+        factors[run] = d * number(s ^ 0x80u32, 128u32);
     }
+}
+
+#[cube]
+pub(super) fn q6_k(read: &Read, #[comptime] k: usize) -> u32 {
+    let (run, j) = comptime!((k / 2, k % 2));
+    // Runs 0 and 2 share one byte for a value, 1 and 3 another.
+    let low = word_at(read, comptime!(12 * (run % 2) + 4 * j));
+    let high = word_at(read, comptime!(24 + 4 * j));
+    let two = comptime!(Bits { left: 4 - 2 * run as i32, mask: 0x3030_3030 });
+    joined(low, high, comptime!(nibbles(run / 2)), two)
 }

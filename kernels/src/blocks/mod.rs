@@ -16,14 +16,16 @@
 //! A piece is chosen so that it uses every bit of the bytes that it reads. Its values are therefore
 //! not always neighbours: they are 1, 2 or 4 *runs* of neighbours, each a multiple of 8.
 
-mod four;
+mod five;
 mod iq4;
 mod k;
 mod q8_0;
+mod sections;
 
 use cubecl::prelude::*;
 
-use crate::common::{U4, half_bits};
+use crate::common::half_bits;
+pub(crate) use sections::{fetch, section_start};
 
 /// How a matrix is stored.
 #[allow(non_camel_case_types)] // the names that GGUF gives them
@@ -140,17 +142,39 @@ impl Format {
 }
 
 impl Format {
+    /// Bits of a code.
+    const fn bits(self) -> u32 {
+        match self {
+            Self::F32 => 32,
+            Self::F16 => 16,
+            Self::Q8_0 => 8,
+            Self::Q6_K => 6,
+            Self::Q5_0 | Self::Q5_1 | Self::Q5_K => 5,
+            Self::Q3_K => 3,
+            Self::Q2_K => 2,
+            Self::Q4_0 | Self::Q4_1 | Self::Q4_K | Self::IQ4_NL | Self::IQ4_XS => 4,
+        }
+    }
+
     /// What is added to the code at each place of a decoded piece: small, so that a product of
     /// lifted codes is as good as one of codes. The same for four neighbours.
     pub(crate) const fn lift(self, place: usize) -> u32 {
-        let offset = match self {
+        // The code that stands for zero.
+        let zero = match self {
+            Self::Q3_K => 4,
             Self::Q4_0 => 8,
-            Self::Q4_1 | Self::Q4_K => 0,
-            Self::Q8_0 => return 256 + 128,
-            _ => return 0,
+            Self::Q5_0 => 16,
+            Self::Q6_K => 32,
+            Self::Q8_0 => 128,
+            _ => 0,
         };
-        // Low and high nibbles.
-        offset + if place < 16 { 16 } else { 256 }
+        let power = match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q4_K if place >= 16 => 8,
+            Self::Q2_K => k::two_bits(place / 8),
+            Self::F32 | Self::F16 | Self::IQ4_NL | Self::IQ4_XS => return 0,
+            _ => self.bits(),
+        };
+        zero + (1 << power)
     }
 
     /// Whether codes come lifted.
@@ -178,14 +202,9 @@ impl Format {
     pub(crate) const fn words(self, together: usize) -> usize {
         match self {
             Self::Q4_0 if together == 2 => 9,
-            Self::Q4_K if together == 2 => 12,
-            Self::Q2_K => 5,
-            Self::Q3_K => 11,
-            Self::Q4_K => 8,
+            Self::Q4_K => 4 + 4 * together,
             Self::Q5_K => 12,
-            Self::Q6_K => 13,
-            Self::IQ4_XS => 6,
-            _ => self.words_of(self.block_bytes()),
+            _ => self.words_before(self.section_count()),
         }
     }
 
@@ -204,6 +223,9 @@ pub(crate) fn run_start(piece: usize, #[comptime] run: usize, #[comptime] format
         _ => (piece / 4) * 128 + (piece % 4) * 8 + comptime!(run * 32),
     }
 }
+
+/// Words of codes of a piece.
+const WORDS: usize = PIECE / 4;
 
 /// A decoded piece.
 #[derive(CubeType)]
@@ -228,23 +250,64 @@ pub(crate) fn number(code: u32, #[comptime] offset: u32) -> f32 {
 fn shifted(word: u32, #[comptime] left: i32) -> u32 {
     if comptime!(left < 0) {
         word >> comptime!((-left) as u32)
+    } else if comptime!(left == 0) {
+        word
     } else {
         word << comptime!(left as u32)
     }
 }
 
-/// The low nibble of byte `i` plus 16, or its high nibble plus 256. (Set so, some of the eight
-/// nibbles of a word share a shift.) The bits are masked and set in one instruction of NVIDIA's if
-/// one of the two constants is in a register, which is why it is made of something unknown.
+/// The code of `bits` bits from bit `from` of a word on, plus `2^lift`, where `lift` is at least
+/// `bits`. The bits are masked and set in one instruction of NVIDIA's if one of the two constants is
+/// in a register, which is why it is made of something unknown.
+#[cube]
+fn field(
+    read: &Read,
+    word: u32,
+    #[comptime] from: u32,
+    #[comptime] bits: u32,
+    #[comptime] lift: u32,
+) -> f32 {
+    let one = comptime!(23 - lift);
+    let placed = shifted(word, comptime!(one as i32 - from as i32));
+    let mask = u32::new(comptime!(((1i64 << bits) - 1) << one));
+    let exponent = u32::new(comptime!((127 + lift as i64) << 23));
+    f32::reinterpret((placed & mask) | (exponent | read.zero))
+}
+
+/// Some bits of a word.
+#[derive(Clone, Copy)]
+struct Bits {
+    /// By how much the word is shifted left (right, if negative) to bring them to their places.
+    left: i32,
+    /// Their places.
+    mask: u32,
+}
+
+/// Nibble 0 or 1 of every byte in its low end.
+const fn nibbles(which: usize) -> Bits {
+    Bits { left: -4 * which as i32, mask: 0x0f0f_0f0f }
+}
+
+/// Those bits of a word, at their places.
+#[cube]
+fn taken(word: u32, #[comptime] bits: Bits) -> u32 {
+    let left = comptime!(bits.left);
+    shifted(word, left) & u32::new(comptime!(i64::from(bits.mask)))
+}
+
+/// Some bits of one word, and some of another.
+#[cube]
+fn joined(a: u32, b: u32, #[comptime] of_a: Bits, #[comptime] of_b: Bits) -> u32 {
+    taken(a, of_a) | taken(b, of_b)
+}
+
+/// The low nibble of byte `i` plus 16, or its high nibble plus 256: some of the eight nibbles of a
+/// word then share a shift.
 #[cube]
 fn nibble(read: &Read, word: u32, #[comptime] i: usize, #[comptime] high: bool) -> f32 {
-    let left = comptime!((if high { 11 } else { 19 }) - 8 * i as i32);
-    let word = shifted(word, left);
-    if comptime!(high) {
-        f32::reinterpret((word & 0x0007_8000u32) | (0x4380_0000u32 | read.zero))
-    } else {
-        f32::reinterpret((word & 0x0078_0000u32) | (0x4180_0000u32 | read.zero))
-    }
+    let (from, lift) = comptime!(if high { (8 * i as u32 + 4, 8u32) } else { (8 * i as u32, 4) });
+    field(read, word, from, 4u32, lift)
 }
 
 /// Byte `i`, signed, plus 384: its sign bit is flipped with the exponent of 256 being set.
@@ -307,116 +370,6 @@ fn scale_at(read: &Read, #[comptime] byte: usize) -> f32 {
     }
 }
 
-/// Reads what `bytes` bytes from byte `at` on touch.
-#[cube]
-fn section(
-    data: &Array<u32>,
-    at: usize,
-    into: &mut Array<u32>,
-    #[comptime] first: usize,
-    #[comptime] bytes: usize,
-    #[comptime] format: Format,
-) {
-    #[unroll]
-    for i in 0..comptime!(format.words_of(bytes)) {
-        into[comptime!(first + i)] = data[at / 4 + i];
-    }
-}
-
-/// Reads 16 bytes from byte `at` on.
-#[cube]
-fn wide_section(
-    data: &Array<u32>,
-    wide: &Array<U4>,
-    at: usize,
-    into: &mut Array<u32>,
-    #[comptime] first: usize,
-    #[comptime] is_wide: bool,
-) {
-    if comptime!(is_wide) {
-        let four = wide[at / 16];
-        #[unroll]
-        for i in 0..4usize {
-            into[comptime!(first + i)] = four[i];
-        }
-    } else {
-        #[unroll]
-        for i in 0..4usize {
-            into[comptime!(first + i)] = data[at / 4 + i];
-        }
-    }
-}
-
-/// Reads the `piece`-th piece of the block that begins at byte `at` (an even number) into the words
-/// from `first` on, and those behind it if there are several `together`. `data` and `wide` are the
-/// same matrix; the second is used if `is_wide`.
-#[cube]
-pub(crate) fn fetch(
-    data: &Array<u32>,
-    wide: &Array<U4>,
-    at: usize,
-    piece: usize,
-    into: &mut Array<u32>,
-    #[comptime] first: usize,
-    #[comptime] format: Format,
-    #[comptime] together: usize,
-    #[comptime] is_wide: bool,
-) {
-    let half = piece / 4;
-    let place = (piece % 4) * 8;
-    match comptime!(format) {
-        Format::Q2_K => {
-            section(data, at + half * 8, into, first, 8usize, format);
-            section(data, at + 16 + half * 32 + place, into, comptime!(first + 2), 8usize, format);
-            section(data, at + 80, into, comptime!(first + 4), 4usize, format);
-        }
-        Format::Q3_K => {
-            section(data, at + place, into, first, 8usize, format);
-            section(data, at + 32 + half * 32 + place, into, comptime!(first + 3), 8usize, format);
-            section(data, at + 96, into, comptime!(first + 6), 12usize, format);
-            section(data, at + 108, into, comptime!(first + 10), 2usize, format);
-        }
-        Format::Q4_K => {
-            wide_section(data, wide, at, into, first, is_wide);
-            #[unroll]
-            for i in 0..together {
-                let codes = at + 16 + (piece + i) * 16;
-                wide_section(data, wide, codes, into, comptime!(first + 4 + 4 * i), is_wide);
-            }
-        }
-        Format::Q5_K => {
-            wide_section(data, wide, at, into, first, is_wide);
-            wide_section(data, wide, at + 48 + piece * 16, into, comptime!(first + 4), is_wide);
-            let fifths = at + 16 + (piece % 2) * 16;
-            wide_section(data, wide, fifths, into, comptime!(first + 8), is_wide);
-        }
-        Format::Q6_K => {
-            let low = at + half * 64 + place;
-            section(data, low, into, first, 8usize, format);
-            section(data, low + 32, into, comptime!(first + 3), 8usize, format);
-            let high = at + 128 + half * 32 + place;
-            section(data, high, into, comptime!(first + 6), 8usize, format);
-            section(data, at + 192 + half * 8, into, comptime!(first + 9), 8usize, format);
-            section(data, at + 208, into, comptime!(first + 12), 2usize, format);
-        }
-        Format::IQ4_XS => {
-            section(data, at, into, first, 8usize, format);
-            section(data, at + 8 + piece * 16, into, comptime!(first + 2), 16usize, format);
-        }
-        Format::Q4_0 => {
-            if comptime!(together == 2) {
-                #[unroll]
-                for i in 0..9usize {
-                    into[comptime!(first + i)] = data[at / 4 + i];
-                }
-            } else {
-                section(data, at, into, first, comptime!(format.block_bytes()), format);
-            }
-        }
-        _ => section(data, at, into, first, comptime!(format.block_bytes()), format),
-    }
-}
-
 /// Room for a piece.
 #[cube]
 pub(crate) fn empty_piece(#[comptime] format: Format) -> Piece {
@@ -448,21 +401,86 @@ pub(crate) fn decode(
     }
     let aligned = comptime!(format.is_aligned() || together > 1);
     let read = Read { raw, odd: at % 4 != 0, zero, aligned, index };
+    factors(&read, piece, &mut out.factors, &mut out.minimums, format);
     match comptime!(format) {
-        Format::Q4_0 => four::q4_0(&read, out),
-        Format::Q4_1 => four::q4_1(&read, out),
-        Format::Q5_0 => four::q5_0(&read, out),
-        Format::Q5_1 => four::q5_1(&read, out),
-        Format::Q8_0 => q8_0::q8_0(&read, out),
-        Format::Q2_K => k::q2_k(&read, piece, out),
-        Format::Q3_K => k::q3_k(&read, piece, out),
-        Format::Q4_K => k::q4_k(&read, piece, out),
-        Format::Q5_K => k::q5_k(&read, piece, out),
-        Format::Q6_K => k::q6_k(&read, piece, out),
-        Format::IQ4_NL => iq4::iq4_nl(&read, out),
-        Format::IQ4_XS => iq4::iq4_xs(&read, piece, out),
+        Format::Q4_0 | Format::Q4_1 | Format::Q4_K =>
+        {
+            #[unroll]
+            for k in 0..comptime!(WORDS / 2) {
+                let q = nibble_word(&read, k, format);
+                #[unroll]
+                for i in 0..4usize {
+                    out.codes[comptime!(4 * k + i)] = nibble(&read, q, i, false);
+                    out.codes[comptime!(4 * k + i + 16)] = nibble(&read, q, i, true);
+                }
+            }
+        }
+        Format::Q2_K => k::q2_k_codes(&read, &mut out.codes),
+        Format::Q8_0 => q8_0::codes(&read, &mut out.codes),
+        Format::IQ4_NL => iq4::levels(&read, &mut out.codes, 2usize),
+        Format::IQ4_XS => iq4::levels(&read, &mut out.codes, 8usize),
+        _ => {
+            let bits = comptime!(format.bits());
+            #[unroll]
+            for k in 0..WORDS {
+                let codes = code_word(&read, piece, k, format);
+                #[unroll]
+                for i in 0..4usize {
+                    out.codes[comptime!(4 * k + i)] =
+                        field(&read, codes, comptime!(8 * i as u32), bits, bits);
+                }
+            }
+        }
+    }
+}
+
+/// The factor and the minimum of each run.
+#[cube]
+fn factors(
+    read: &Read,
+    piece: usize,
+    factors: &mut Array<f32>,
+    minimums: &mut Array<f32>,
+    #[comptime] format: Format,
+) {
+    match comptime!(format) {
+        Format::Q4_0 => factors[0] = scale_at(read, comptime!(18 * read.index)),
+        Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL => factors[0] = scale_at(read, 0usize),
+        Format::Q4_1 | Format::Q5_1 => {
+            factors[0] = scale_at(read, 0usize);
+            minimums[0] = 0.0f32 - scale_at(read, 2usize);
+        }
+        Format::Q2_K => k::q2_k_factors(read, piece, factors, minimums),
+        Format::Q3_K => k::q3_k_factors(read, piece, factors),
+        Format::Q4_K | Format::Q5_K => k::six_bits(read, piece, factors, minimums),
+        Format::Q6_K => k::q6_k_factors(read, piece, factors),
+        Format::IQ4_XS => factors[0] = iq4::iq4_xs_factor(read, piece),
         _ => comptime!(unreachable!("plain numbers are not decoded")),
     }
+}
+
+/// The `k`-th word of codes, each a byte.
+#[cube]
+fn code_word(read: &Read, piece: usize, #[comptime] k: usize, #[comptime] format: Format) -> u32 {
+    match comptime!(format) {
+        Format::Q5_0 => five::code_word(read, k, 2usize),
+        Format::Q5_1 => five::code_word(read, k, 4usize),
+        Format::Q3_K => k::q3_k(read, piece, k),
+        Format::Q5_K => k::q5_k(read, piece, k),
+        Format::Q6_K => k::q6_k(read, k),
+        _ => comptime!(unreachable!("codes of other formats are taken one by one")),
+    }
+}
+
+/// The word of the nibbles of codes `4 · k` and on (low) and 16 more (high), of formats of four bits.
+#[cube]
+fn nibble_word(read: &Read, #[comptime] k: usize, #[comptime] format: Format) -> u32 {
+    let first = comptime!(match format {
+        Format::Q4_0 => 18 * read.index + 2,
+        Format::Q4_1 => 4,
+        _ => 16 + 16 * read.index,
+    });
+    word_at(read, comptime!(first + 4 * k))
 }
 
 /// Takes the lifts off.

@@ -2,17 +2,16 @@
 
 use cubecl::prelude::*;
 
-use super::{Piece, Read, byte_code, scale_at, word_at};
+use super::{Read, byte_code, word_at};
 
 #[cube]
-pub(super) fn q8_0(block: &Read, out: &mut Piece) {
-    out.factors[0] = scale_at(block, 0usize);
+pub(super) fn codes(block: &Read, codes: &mut Array<f32>) {
     #[unroll]
     for j in 0..8usize {
         let q = word_at(block, comptime!(2 + 4 * j));
         #[unroll]
         for i in 0..4usize {
-            out.codes[comptime!(4 * j + i)] = byte_code(block, q, i);
+            codes[comptime!(4 * j + i)] = byte_code(block, q, i);
         }
     }
 }

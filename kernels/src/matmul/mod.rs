@@ -100,11 +100,11 @@ impl MatMul {
         self.size() * self.stride()
     }
 
-    /// Whether the words of a piece lie beside each other. Those of all rows are then read together,
-    /// and passed on through shared memory: a load by threads that each look at a row of their own
-    /// takes as long as there are rows.
+    /// Whether threads beside each other read words that lie beside each other, and pass them on
+    /// through shared memory: a load by threads that each look at a row of their own takes as long as
+    /// there are rows. (Or else each reads vectors of its own row.)
     const fn reads_together(self) -> bool {
-        self.format.block_len() == PIECE
+        !self.format.is_wide()
     }
 
     /// Words of a piece.

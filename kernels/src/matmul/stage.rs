@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::{FOURS, MatMul};
 use crate::{
-    blocks::{PIECE, decode, empty_piece, fetch, run_start},
+    blocks::{PIECE, decode, empty_piece, fetch, run_start, section_start},
     common::{F4, U4},
 };
 
@@ -90,6 +90,19 @@ fn block_start(tile: &Tile, row: usize, step: usize, #[comptime] kernel: MatMul)
     row * row_bytes + step / comptime!(format.pieces()) * comptime!(format.block_bytes())
 }
 
+/// The row and the word of a section that a thread reads as its `i`-th of that section.
+#[cube]
+fn share(
+    tile: &Tile,
+    #[comptime] section: usize,
+    #[comptime] i: usize,
+    #[comptime] kernel: MatMul,
+) -> (usize, usize) {
+    let words = comptime!(kernel.format.section_words(section));
+    let place = tile.thread + comptime!(i * kernel.size());
+    (place / words, place % words)
+}
+
 /// Reads words of `w` for a step: those that the thread will decode, or those that lie beside what
 /// its neighbours read.
 #[cube]
@@ -98,31 +111,42 @@ fn read_w(io: &Buffers, tile: &Tile, step: usize, ahead: &mut Ahead, #[comptime]
     // Behind the end the last one is read again.
     let step = min(step, steps(tile) - 1);
     if tile.is_w {
+        let piece = step % comptime!(format.pieces());
         if comptime!(kernel.reads_together()) {
-            let words = comptime!(kernel.words());
             #[unroll]
-            for i in 0..words {
-                let place = tile.thread + comptime!(i * kernel.size());
-                let at = block_start(tile, place / words, step, kernel);
-                ahead.words[i] = io.weight[at / 4 + place % words];
+            for section in 0..comptime!(format.section_count()) {
+                #[unroll]
+                for i in 0..comptime!(format.section_words(section)) {
+                    let (row, word) = share(tile, section, i, kernel);
+                    let at = block_start(tile, row, step, kernel);
+                    let start = section_start(at, piece, section, format);
+                    ahead.words[comptime!(format.words_before(section) + i)] =
+                        io.weight[start / 4 + word];
+                }
             }
         } else {
             let at = block_start(tile, tile.thread, step, kernel);
-            let piece = step % comptime!(format.pieces());
             let (into, is_wide) = (&mut ahead.words, comptime!(format.is_wide()));
             fetch(&io.weight, &io.wide, at, piece, into, 0usize, format, 1usize, is_wide);
         }
     }
 }
 
-/// Leaves the words that lie beside each other where the threads that decode them find them.
+/// Leaves the words that were read together where the threads that decode them find them.
 #[cube]
 fn pass_on(tile: &Tile, ahead: &Ahead, raw: &mut SharedMemory<u32>, #[comptime] kernel: MatMul) {
+    let format = comptime!(kernel.format);
     if comptime!(kernel.reads_together()) {
         if tile.is_w {
             #[unroll]
-            for i in 0..comptime!(kernel.words()) {
-                raw[tile.thread + comptime!(i * kernel.size())] = ahead.words[i];
+            for section in 0..comptime!(format.section_count()) {
+                #[unroll]
+                for i in 0..comptime!(format.section_words(section)) {
+                    let (row, word) = share(tile, section, i, kernel);
+                    let from = comptime!(format.words_before(section));
+                    raw[row * comptime!(kernel.words()) + from + word] =
+                        ahead.words[comptime!(from + i)];
+                }
             }
         }
     }
