@@ -8,6 +8,8 @@
 //! Times are those of work that is queued without waiting between (a decode step does the same):
 //! launching counts, reading back does not.
 
+mod support;
+
 use std::{
     hint::black_box,
     time::{Duration, Instant},
@@ -20,7 +22,7 @@ use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use criterion::{Criterion, Throughput, measurement::WallTime};
 use cubecl::{server::Handle, wgpu::WgpuRuntime};
 use metal_candle::{
-    Backend, Device,
+    Backend,
     backend::{
         AttentionOptions, HostPacked, KvCache, KvCacheShape, RopeOrder, RotaryStep, Wgpu,
         cube::CubeKvCache, wgpu::WgpuDevice,
@@ -299,13 +301,8 @@ impl Bench {
 }
 
 fn main() {
-    let choice = std::env::var("METAL_CANDLE_BENCH_DEVICE").unwrap_or_else(|_| "auto".into());
-    let choice = choice.parse().unwrap_or_else(|error| panic!("{error}"));
-    let (device, why) = Device::open(choice).unwrap_or_else(|error| panic!("{error}"));
-    println!("{} ({why})", device.describe());
-    let Device::Wgpu { device, .. } = device else {
-        panic!("kernels run on a GPU: set METAL_CANDLE_BENCH_DEVICE to vulkan, metal or wgpu");
-    };
+    let (device, name) = support::gpu();
+    println!("{name}");
     let f16 = Kernels::of(&device).f16();
     let bench = Bench { device, dtype: if f16 { DType::F16 } else { DType::F32 } };
     let mut criterion = Criterion::default()

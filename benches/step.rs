@@ -8,13 +8,12 @@
 //! A launch alone is another matter: what it reads besides its weight is then still in the caches, and
 //! nothing waits for anything else. Prints one JSON object, µs a layer; the best of many steps.
 
+mod support;
+
 use std::time::Instant;
 
 use cubecl::server::Handle;
-use metal_candle::{
-    Device,
-    dispatch::{Kernels, choose},
-};
+use metal_candle::dispatch::{Kernels, choose};
 use metal_candle_kernels::{
     Format, Kernel, attention,
     matvec::{self, Add},
@@ -252,13 +251,7 @@ impl<'a> Model<'a> {
 }
 
 fn main() {
-    let choice = std::env::var("METAL_CANDLE_BENCH_DEVICE").unwrap_or_else(|_| "auto".into());
-    let choice = choice.parse().unwrap_or_else(|error| panic!("{error}"));
-    let (device, _) = Device::open(choice).unwrap_or_else(|error| panic!("{error}"));
-    let name = device.describe();
-    let Device::Wgpu { device, .. } = device else {
-        panic!("kernels run on a GPU: set METAL_CANDLE_BENCH_DEVICE to vulkan, metal or wgpu");
-    };
+    let (device, name) = support::gpu();
     let kernels = Kernels::of(&device);
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let is_asked = |format: &Format| asked.is_empty() || asked.contains(&format.name());
