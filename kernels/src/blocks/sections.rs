@@ -21,17 +21,22 @@ impl Section {
     const fn new(start: usize, per_half: usize, per_piece: usize, bytes: usize) -> Self {
         Self { start, per_half, per_piece, bytes }
     }
+
+    /// All of a block that is one piece.
+    const fn whole(format: Format) -> Self {
+        Self::new(0, 0, 0, format.block_bytes())
+    }
 }
 
 impl Format {
     /// What [`super::decode`] needs of a piece, in the order in which it expects it. (Of the wide formats,
     /// which are read by vectors: nothing.)
     const fn sections(self) -> &'static [Section] {
-        const Q4: &[Section] = &[Section::new(0, 0, 0, 18)];
-        const Q4_1: &[Section] = &[Section::new(0, 0, 0, 20)];
-        const Q5_0: &[Section] = &[Section::new(0, 0, 0, 22)];
-        const Q5_1: &[Section] = &[Section::new(0, 0, 0, 24)];
-        const Q8_0: &[Section] = &[Section::new(0, 0, 0, 34)];
+        const Q4: &[Section] = &[Section::whole(Format::Q4_0)];
+        const Q4_1: &[Section] = &[Section::whole(Format::Q4_1)];
+        const Q5_0: &[Section] = &[Section::whole(Format::Q5_0)];
+        const Q5_1: &[Section] = &[Section::whole(Format::Q5_1)];
+        const Q8_0: &[Section] = &[Section::whole(Format::Q8_0)];
         const Q2_K: &[Section] =
             &[Section::new(0, 8, 0, 8), Section::new(16, 32, 8, 8), Section::new(80, 0, 0, 4)];
         const Q3_K: &[Section] = &[
