@@ -73,47 +73,80 @@ pub(crate) fn half_bits(bits: u32) -> f32 {
     f32::reinterpret(u32::reinterpret(magnitude) | ((bits & 0x8000u32) << 16u32))
 }
 
-/// Sums each of `values` over the groups of a cube; thread 0 of every group has the sums after it.
-/// Every thread of the cube must come here.
+/// Threads whose numbers differ in the bit `mask` share their first `items` out, of `each` values: each
+/// goes on with the sums of one half of them, the thread with the bit set with the upper half. A single
+/// one is summed for both.
 #[cube]
-pub(crate) fn group_sums(
+pub(crate) fn share_out(
+    values: &mut Array<f32>,
+    #[comptime] items: usize,
+    #[comptime] each: usize,
+    #[comptime] mask: u32,
+) {
+    if comptime!(items > 1) {
+        let half = comptime!(items / 2 * each);
+        let upper = (UNIT_POS_X & mask) != 0u32;
+        #[unroll]
+        for i in 0..half {
+            let (low, high) = (values[i], values[comptime!(half + i)]);
+            let other = plane_shuffle_xor(select(upper, low, high), mask);
+            values[i] = select(upper, high, low) + other;
+        }
+    } else {
+        #[unroll]
+        for i in 0..each {
+            values[i] += plane_shuffle_xor(values[i], mask);
+        }
+    }
+}
+
+/// Sums each of `values`, of which there are a power of two, over the groups of a cube: thread `i` of
+/// every group gets the sum of value `i`. Every thread of the cube must come here.
+#[cube]
+pub(crate) fn group_totals(
     values: &mut Array<f32>,
     #[comptime] count: usize,
     #[comptime] groups: usize,
     #[comptime] reduce: Reduce,
-) {
+) -> f32 {
     let in_step = comptime!(reduce.in_step() as usize);
-    if comptime!(in_step > 1) {
-        #[unroll]
-        for i in 0..count {
-            values[i] = plane_sum(values[i]);
-        }
+    #[unroll]
+    for bit in 0..comptime!(in_step.ilog2()) {
+        // The bits of a value's number first, from the highest on; then all others.
+        let numbers = comptime!(count.ilog2());
+        let mask = comptime!(if bit < numbers { count as u32 >> (bit + 1) } else { 1 << bit });
+        let left = comptime!(if bit < numbers { count >> bit } else { 1 });
+        share_out(values, left, 1usize, mask);
     }
+    let mut total = values[0usize];
     // Sums of a group that are still apart.
     let apart = comptime!(reduce.threads() as usize / in_step);
     if comptime!(apart > 1) {
-        let total = comptime!(groups * apart);
-        let mut shared = SharedMemory::<f32>::new(comptime!(count * total));
+        let all = comptime!(groups * apart);
+        let mut shared = SharedMemory::<f32>::new(comptime!(count * all));
         let thread = UNIT_POS_X as usize;
         let place = thread / in_step;
-        if thread % in_step == 0 {
+        if comptime!(in_step > 1) {
+            if thread % in_step < count {
+                shared[thread % in_step * all + place] = total;
+            }
+        } else {
             #[unroll]
             for i in 0..count {
-                shared[comptime!(i * total) + place] = values[i];
+                shared[comptime!(i * all) + place] = values[i];
             }
         }
         sync_cube();
-        if thread % comptime!(reduce.threads() as usize) == 0 {
-            #[unroll]
-            for i in 0..count {
-                let mut sum = 0.0f32;
-                for t in 0..apart {
-                    sum += shared[comptime!(i * total) + place + t];
-                }
-                values[i] = sum;
+        let number = thread % comptime!(reduce.threads() as usize);
+        if number < count {
+            total = 0.0f32;
+            for t in 0..apart {
+                total += shared
+                    [number * all + thread / comptime!(reduce.threads() as usize) * apart + t];
             }
         }
     }
+    total
 }
 
 /// The sum of what the first threads of a cube's groups hold, for all of its threads. Every thread

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use crate::{
     Kernel, Needs, Reduce,
-    common::{Builder, group_sums, over_groups},
+    common::{Builder, group_totals, over_groups},
 };
 
 /// Threads in a cube.
@@ -68,8 +68,8 @@ fn rms_norm(
     }
     // Within groups, then over the groups.
     let groups = comptime!((THREADS / kernel.reduce.threads()) as usize);
-    group_sums(&mut squares, 1usize, groups, kernel.reduce);
-    let total = over_groups(squares[0], groups, kernel.reduce);
+    let total = group_totals(&mut squares, 1usize, groups, kernel.reduce);
+    let total = over_groups(total, groups, kernel.reduce);
     let factor = 1.0f32 / (total / f32::cast_from(params[0]) + epsilon).sqrt();
     let mut i = UNIT_POS_X as usize;
     while i < columns {

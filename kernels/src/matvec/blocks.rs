@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Buffers, MatVec, PADDED, finish, first_row, low_rank, row_starts, zeros};
+use super::{Buffers, MatVec, PADDED, ends, first_row, row_starts, zeros};
 use crate::{
     blocks::{PIECE, Piece, decode, empty_piece, fetch, run_start, settle},
     common::{F4, U4, dot4},
@@ -254,7 +254,7 @@ pub(super) fn product(
     let columns = io.params[1] as usize;
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(io, kernel);
-    let early = low_rank::early(io, first, kernel);
+    let early = ends::early(io, first, kernel);
     // There are not that many rows.
     let zero = io.params[2] >> 31;
 
@@ -335,5 +335,5 @@ pub(super) fn product(
         }
         from += tile;
     }
-    finish(&mut sums, io, first, &early, kernel);
+    ends::finish(&mut sums, io, first, &early, kernel);
 }

@@ -19,6 +19,7 @@
 //!   tile at a time.
 
 mod blocks;
+mod ends;
 mod low_rank;
 mod plain;
 mod table;
@@ -28,7 +29,7 @@ use half::f16;
 
 use crate::{
     Format, Needs, Reduce,
-    common::{Builder, F4, U4, group_sums, over_groups},
+    common::{Builder, F4, U4},
 };
 pub use low_rank::{LowRank, MAX_RANK};
 pub(crate) use table::table;
@@ -262,87 +263,6 @@ fn row_at(first: usize, io: &Buffers, #[comptime] r: usize, #[comptime] kernel: 
         row = select(half > 0, pair + comptime!(r % 2) * half, row);
     }
     row
-}
-
-/// What the products are multiplied with for the norm of `x`: each thread has summed the squares of
-/// what it staged.
-#[cube]
-fn norm_factor(sums: &Array<f32>, io: &Buffers, #[comptime] kernel: MatVec) -> f32 {
-    let mut factor = 1.0f32;
-    if comptime!(kernel.normed) {
-        let squares = sums[comptime!(kernel.products())];
-        let total = over_groups(squares, comptime!(kernel.groups as usize), kernel.reduce);
-        let mean = total / f32::cast_from(io.params[1]);
-        factor = 1.0f32 / (mean + f32::reinterpret(io.params[6])).sqrt();
-    }
-    factor
-}
-
-/// A product with what is added to it.
-#[cube]
-fn added(product: f32, io: &Buffers, row: usize, m: usize) -> f32 {
-    let mut sum = product;
-    if io.params[3] == 1 {
-        sum += io.add[row];
-    }
-    if io.params[3] == 2 {
-        sum += io.add[(io.params[4] as usize + m) * io.params[0] as usize + row];
-    }
-    sum
-}
-
-/// Adds the groups' sums up, does what comes after the products, and writes.
-#[cube]
-fn finish(
-    sums: &mut Array<f32>,
-    io: &mut Buffers,
-    first_row: usize,
-    early: &low_rank::Early,
-    #[comptime] kernel: MatVec,
-) {
-    let rows = io.params[0] as usize;
-    let batch = io.params[2] as usize;
-    let x_first = io.params[4] as usize;
-    let groups = comptime!(kernel.groups as usize);
-    if comptime!(kernel.low_rank) {
-        low_rank::add(sums, io, first_row, early, kernel);
-    }
-    group_sums(sums, comptime!(kernel.sums()), groups, kernel.reduce);
-    let factor = norm_factor(sums, io, kernel);
-    let mut half = 0usize.runtime();
-    if comptime!(kernel.takes_gates()) {
-        half = io.params[5] as usize;
-    }
-    if UNIT_POS_X % comptime!(kernel.reduce.threads()) == 0 {
-        #[unroll]
-        for r in 0..comptime!(kernel.rows as usize) {
-            let row = first_row + r;
-            if half == 0 && row < rows {
-                #[unroll]
-                for m in 0..comptime!(kernel.batch as usize) {
-                    if m < batch {
-                        let product = sums[comptime!(r * kernel.batch as usize + m)] * factor;
-                        let sum = added(product, io, row, m);
-                        io.out[(x_first + m) * rows + row] = sum;
-                    }
-                }
-            }
-        }
-        if comptime!(kernel.takes_gates()) {
-            #[unroll]
-            for pair in 0..comptime!(kernel.rows as usize / 2) {
-                let row = first_row / 2 + pair;
-                // Nothing is below 0.
-                if row < half {
-                    let gate = sums[comptime!(2 * pair)] * factor;
-                    let up = sums[comptime!(2 * pair + 1)] * factor;
-                    let gate = added(gate, io, row, 0);
-                    let up = added(up, io, row + half, 0);
-                    io.out[x_first * half + row] = crate::swiglu::gated(gate, up);
-                }
-            }
-        }
-    }
 }
 
 /// The first row of a group.

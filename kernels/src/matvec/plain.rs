@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Buffers, MatVec, finish, first_row, low_rank, row_starts, zeros};
+use super::{Buffers, MatVec, ends, first_row, row_starts, zeros};
 use crate::common::{F4, dot4};
 
 /// Loads of the weight that a thread has under way for each row.
@@ -48,7 +48,7 @@ fn matvec<W: Float>(
     let x_first = io.params[4] as usize;
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(io, kernel);
-    let early = low_rank::early(io, first, kernel);
+    let early = ends::early(io, first, kernel);
 
     let mut sums = zeros(kernel);
     let starts = row_starts(first, vectors, io, kernel);
@@ -74,7 +74,7 @@ fn matvec<W: Float>(
         }
         step += comptime!(AHEAD);
     }
-    finish(&mut sums, io, first, &early, kernel);
+    ends::finish(&mut sums, io, first, &early, kernel);
 }
 
 /// Vectors of `x` in shared memory at a time.
@@ -92,7 +92,7 @@ fn normed_matvec<W: Float>(
     let x_first = io.params[4] as usize * vectors;
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(io, kernel);
-    let early = low_rank::early(io, first, kernel);
+    let early = ends::early(io, first, kernel);
 
     let mut sums = zeros(kernel);
     let starts = row_starts(first, vectors, io, kernel);
@@ -134,7 +134,7 @@ fn normed_matvec<W: Float>(
         }
         from += TILE;
     }
-    finish(&mut sums, io, first, &early, kernel);
+    ends::finish(&mut sums, io, first, &early, kernel);
 }
 
 #[cube]
