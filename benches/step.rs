@@ -17,7 +17,6 @@ use metal_candle::dispatch::{Kernels, choose};
 use metal_candle_kernels::{
     Format, Kernel, attention,
     matvec::{self, Add},
-    rope::{self, RopeAppend},
 };
 use serde_json::{Map, Value, json};
 
@@ -28,7 +27,7 @@ const CAPACITY: u32 = 1024;
 const STEPS: usize = 8;
 const SAMPLES: usize = 12;
 /// A layer's launches.
-const LAUNCHES: [&str; 6] = ["qkv", "rope", "attention", "output", "gate and up", "down"];
+const LAUNCHES: [&str; 5] = ["qkv", "attention", "output", "gate and up", "down"];
 const ALL: u32 = (1 << LAUNCHES.len()) - 1;
 
 /// The sizes of a model.
@@ -90,6 +89,7 @@ struct Model<'a> {
     /// What a step reads and writes besides: its values are nothing to anybody.
     rows: [Handle; 4],
     padding: Handle,
+    ends: Handle,
 }
 
 impl<'a> Model<'a> {
@@ -115,6 +115,7 @@ impl<'a> Model<'a> {
             layers: (0..shape.layers).map(layer).collect(),
             rows: [(); 4].map(|()| noise(kernels, 4 * 2 * inner)),
             padding: kernels.params(vec![0]),
+            ends: noise(kernels, 4 * 2 * heads),
         }
     }
 
@@ -151,25 +152,7 @@ impl<'a> Model<'a> {
             .unwrap_or_else(|error| panic!("{error}"));
     }
 
-    fn rotate(&self, layer: &Layer) {
-        let &Shape { heads, kv_heads, dim, .. } = self.shape;
-        let params = rope::Params {
-            batch: 1,
-            len: 1,
-            heads: heads as u32,
-            kv_heads: kv_heads as u32,
-            dim: dim as u32,
-            capacity: CAPACITY,
-            start: KEYS - 1,
-            per_sequence: false,
-        };
-        let [q, out, k, v] = &self.rows;
-        let [keys, values] = &layer.cache;
-        let kernel = Kernel::RopeAppend(RopeAppend { adjacent: false, f16: true });
-        let inputs = [q, k, v, k, v];
-        self.launch(kernel, params.cubes(), &inputs, params.words(), &[out, keys, values]);
-    }
-
+    /// With turning, and writing to the cache.
     fn attend(&self, layer: &Layer) {
         let &Shape { heads, kv_heads, dim, .. } = self.shape;
         let params = attention::Params {
@@ -186,13 +169,17 @@ impl<'a> Model<'a> {
             window: 0,
             causal: true,
             padded: false,
+            angles_per_sequence: false,
         };
-        let kernel = choose::decode(self.kernels, dim as u32, true, &params)
+        let kernel = choose::decode(self.kernels, dim as u32, true, true, &params)
             .unwrap_or_else(|| panic!("no kernel for heads of {dim} values"));
-        let [q, out, _, ends] = &self.rows;
+        let [q, out, k, v] = &self.rows;
         let [keys, values] = &layer.cache;
-        let (cubes, inputs) = (kernel.cubes(&params), [q, keys, values, &self.padding]);
-        self.launch(Kernel::Decode(kernel), cubes, &inputs, params.words(), &[out, ends]);
+        // Cosines and sines are as good as any other numbers here.
+        let inputs = [q, k, v, k, v, keys, values, &self.padding];
+        let outputs = [out, &self.ends, keys, values];
+        let (kernel, cubes) = (Kernel::Decode(kernel), kernel.cubes(&params));
+        self.launch(kernel, cubes, &inputs, params.words(), &outputs);
     }
 
     /// The launches of `which`, a bit for each.
@@ -208,10 +195,9 @@ impl<'a> Model<'a> {
                             let rows = heads_dim + 2 * kv_heads * dim;
                             self.product(qkv, [rows, hidden], Some(false));
                         }
-                        1 => self.rotate(layer),
-                        2 => self.attend(layer),
-                        3 => self.product(output, [hidden, heads_dim], None),
-                        4 => self.product(gates, [2 * inner, hidden], Some(true)),
+                        1 => self.attend(layer),
+                        2 => self.product(output, [hidden, heads_dim], None),
+                        3 => self.product(gates, [2 * inner, hidden], Some(true)),
                         _ => self.product(down, [hidden, inner], None),
                     }
                 }

@@ -88,7 +88,7 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     for &keys in &args.keys {
         for &(dim, heads, kv_heads) in &shapes.heads {
             let params = decode_params(heads, kv_heads, keys);
-            let Some(decode) = choose::decode(&kernels, dim, kernels.f16(), &params) else {
+            let Some(decode) = choose::decode(&kernels, dim, kernels.f16(), false, &params) else {
                 continue;
             };
             let timings = tuner.attention(decode, params)?;
@@ -156,6 +156,7 @@ fn decode_params(heads: u32, kv_heads: u32, keys: u32) -> attention::Params {
         window: 0,
         causal: true,
         padded: false,
+        angles_per_sequence: false,
     }
 }
 

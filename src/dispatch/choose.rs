@@ -41,21 +41,18 @@ pub fn rms_norm(kernels: &Kernels, residual: bool) -> norm::RmsNorm {
     norm::RmsNorm { residual, reduce: reduce(kernels, 16) }
 }
 
-/// The kernel that splits keys; `None` where the head dimension does not fit.
+/// The kernel that splits keys, and turns queries and the newest key as well if `rotary` says so; `None`
+/// where there is none.
 pub fn decode(
     kernels: &Kernels,
     dim: u32,
     f16: bool,
+    rotary: bool,
     params: &attention::Params,
 ) -> Option<attention::Decode> {
     let rows = params.rows_per_kv_head().next_power_of_two().min(8);
-    let reduce = reduce(kernels, 64);
-    (dim.is_multiple_of(8) && (8..=256).contains(&dim)).then_some(attention::Decode {
-        dim,
-        f16,
-        rows,
-        reduce,
-    })
+    let kernel = attention::Decode { dim, f16, rows, reduce: reduce(kernels, 64), rotary };
+    kernel.is_made().then_some(kernel)
 }
 
 /// The kernel that splits query rows; `None` where the head dimension does not fit.

@@ -4,17 +4,22 @@
 //! which also hold their 8 values of every query row and of its result. Their partial products are
 //! added by exchange within a plane, or through shared memory.
 //!
-//! Buffers: q `[batch, len, heads, dim]`, keys, values `[batch, kv_heads, capacity, dim]`, padding
-//! `[batch]`, `params`; for each row and part its unnormalised vector, and its maximum and sum. One
-//! part of all keys is the result: nothing is left to merge.
+//! Buffers: q `[batch, len, heads, dim]`; if it turns them ([`Decode::rotary`]), what [`Rotary`] says;
+//! keys, values `[batch, kv_heads, capacity, dim]`, padding `[batch]`, `params`; for each row and part
+//! its unnormalised vector, and its maximum and sum; if it turns, keys and values again, to be written.
+//! One part of all keys is the result: nothing is left to merge.
 
 use cubecl::prelude::*;
 use half::f16;
 
-use super::{LOWEST, visible};
+use super::{
+    LOWEST, join,
+    rotary::{self, Rotary},
+    visible,
+};
 use crate::{
     Needs, Reduce,
-    common::{Builder, F4},
+    common::{Builder, F4, share_out},
 };
 
 /// Threads in a cube, with plane exchange.
@@ -33,11 +38,23 @@ pub struct Decode {
     pub rows: u32,
     /// How threads exchange. With [`Reduce::Shared`] its number is the threads of a cube.
     pub reduce: Reduce,
+    /// Whether queries are turned here, and the newest key and value come from the projections and
+    /// are written to the cache: of one new position each, not the first one, whose halves are turned,
+    /// with a dimension that is a multiple of 16.
+    pub rotary: bool,
 }
 
 impl Decode {
+    /// Whether it is worth generating: with turning, large heads only where it counts most, for every
+    /// kernel takes time at each build.
+    pub const fn is_made(self) -> bool {
+        let fits = self.dim.is_multiple_of(if self.rotary { 16 } else { 8 });
+        let counts = self.dim <= 64 || (self.f16 && self.reduce.plane().is_some());
+        fits && 8 <= self.dim && self.dim <= 256 && (counts || !self.rotary)
+    }
+
     /// Threads that share a key.
-    const fn lanes(self) -> u32 {
+    pub(super) const fn lanes(self) -> u32 {
         (self.dim / 8).next_power_of_two()
     }
 
@@ -52,15 +69,7 @@ impl Decode {
         if left == 0 { 1 } else { left }
     }
 
-    /// Rows whose results are joined at a time.
-    const fn joined(self) -> usize {
-        let fit = (self.threads() / (self.dim / 4)) as usize;
-        // More would take shared memory that other cubes need.
-        let fit = if fit >= 2 { 2 } else { 1 };
-        if fit < self.rows as usize { fit } else { self.rows as usize }
-    }
-
-    const fn threads(self) -> u32 {
+    pub(super) const fn threads(self) -> u32 {
         match self.reduce {
             Reduce::Plane(_) | Reduce::Planes(..) => THREADS,
             Reduce::Shared(threads) => threads,
@@ -76,9 +85,10 @@ impl Decode {
     }
 
     pub(crate) fn name(self) -> String {
-        let Self { dim, f16, rows, reduce } = self;
+        let Self { dim, f16, rows, reduce, rotary } = self;
+        let rotary = if rotary { "rotary_" } else { "" };
         let ty = if f16 { "f16" } else { "f32" };
-        format!("attention_decode_d{dim}_{ty}_r{rows}_{}", reduce.name())
+        format!("attention_{rotary}decode_d{dim}_{ty}_r{rows}_{}", reduce.name())
     }
 
     pub(crate) fn needs(self) -> Needs {
@@ -92,12 +102,25 @@ impl Decode {
     fn define_as<C: Float>(self) -> KernelDefinition {
         let mut b = Builder::new();
         let q = b.input::<F4>();
+        let turning = self.rotary.then(|| [(); 4].map(|()| b.input::<F4>()));
         let [keys, values] = [(); 2].map(|()| b.input::<Vector<C, Const<4>>>());
         let (padding, params) = (b.input::<u32>(), b.input::<u32>());
         let (vectors, ends) = (b.output::<F4>(), b.output::<f32>());
+        let written = self.rotary.then(|| [(); 2].map(|()| b.output::<Vector<C, Const<4>>>()));
+        // What there is not is not read, nor written: anything may stand for it.
+        let [k, v, cos, sin] = turning.unwrap_or_else(|| [(); 4].map(|()| q.clone()));
+        let [new_keys, new_values] = written.unwrap_or_else(|| [keys.clone(), values.clone()]);
         decode::expand::<C>(
             &mut b.inner.scope,
             q.into(),
+            rotary::RotaryExpand {
+                k: k.into(),
+                v: v.into(),
+                cos: cos.into(),
+                sin: sin.into(),
+                keys: new_keys.into(),
+                values: new_values.into(),
+            },
             keys.into(),
             values.into(),
             padding.into(),
@@ -119,22 +142,10 @@ fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime
     if comptime!(kernel.reduce.plane().is_some()) {
         // Halves change places: a thread goes on with half of the values, so that `count` of them
         // take about as many exchanges, not `count` for each step.
-        let lane = UNIT_POS_X % lanes;
         #[unroll]
         for step in 0..comptime!(lanes.ilog2()) {
-            let mask = comptime!(lanes >> (step + 1));
-            let left = comptime!(kernel.left(step));
-            if comptime!(left > 1) {
-                let upper = (lane & mask) != 0u32;
-                #[unroll]
-                for i in 0..comptime!(left / 2) {
-                    let (low, high) = (values[i], values[comptime!(left / 2 + i)]);
-                    let other = plane_shuffle_xor(select(upper, low, high), mask);
-                    values[i] = select(upper, high, low) + other;
-                }
-            } else {
-                values[0usize] += plane_shuffle_xor(values[0usize], mask);
-            }
+            let (left, mask) = comptime!((kernel.left(step), lanes >> (step + 1)));
+            share_out(values, left, 1usize, mask);
         }
         // The value `i` lies `i % held` in the lane whose upper bits are `i / held`.
         let held = comptime!(kernel.left(lanes.ilog2()));
@@ -170,9 +181,51 @@ fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime
     }
 }
 
+/// The keys that a cube goes through, and where they lie.
+#[derive(CubeType)]
+pub(super) struct Keys {
+    /// Behind the last one of the cube.
+    to: usize,
+    /// The last one that is in the cache.
+    last: usize,
+    /// The first place of the head's part of the cache, and that of the oldest key within it.
+    base: usize,
+    start: usize,
+    capacity: usize,
+}
+
+/// The first vector of a key, or value, in the cache.
+#[cube]
+pub(super) fn place(keys: &Keys, key: usize, #[comptime] kernel: Decode) -> usize {
+    // There are no more keys than places.
+    let at = keys.start + key;
+    let slot = at - select(at >= keys.capacity, keys.capacity, 0);
+    (keys.base + slot) * comptime!(kernel.dim as usize / 4)
+}
+
+/// Reads the keys and values of a step. Keys behind the end are read as the last one is, and not used.
+#[cube]
+fn read<C: Float>(
+    from: &Array<Vector<C, Const<4>>>,
+    held: &mut Array<Vector<C, Const<4>>>,
+    keys: &Keys,
+    first: usize,
+    offset: usize,
+    #[comptime] kernel: Decode,
+) {
+    let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
+    #[unroll]
+    for a in 0..comptime!(kernel.ahead()) {
+        let at = place(keys, min(first + a * groups, keys.last), kernel) + offset;
+        held[comptime!(2 * a)] = from[at];
+        held[comptime!(2 * a + 1)] = from[at + 1];
+    }
+}
+
 #[cube]
 fn decode<C: Float>(
     q: &Array<F4>,
+    io: &mut Rotary<C>,
     keys: &Array<Vector<C, Const<4>>>,
     values: &Array<Vector<C, Const<4>>>,
     padding: &Array<u32>,
@@ -182,15 +235,14 @@ fn decode<C: Float>(
     #[comptime] kernel: Decode,
 ) {
     let rows = comptime!(kernel.rows as usize);
-    let threads = comptime!(kernel.threads() as usize);
     let lanes = comptime!(kernel.lanes() as usize);
-    let groups = comptime!(threads / lanes);
+    let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
     let dim = comptime!(kernel.dim as usize);
 
     let len = params[1] as usize;
     let heads = params[2] as usize;
     let kv_heads = params[3] as usize;
-    let total = params[4];
+    let total = params[4] as usize;
     let capacity = params[5] as usize;
     let splits = params[7] as usize;
     let scale = f32::reinterpret(params[8]);
@@ -213,63 +265,79 @@ fn decode<C: Float>(
     let holds = lane * 8 < dim;
     let offset = select(holds, lane * 2, 0);
 
+    let part = (total + splits - 1) / splits;
+    let from = split * part;
+    let mut last = total - 1;
+    if comptime!(kernel.rotary) {
+        // The newest one is not there yet: this launch writes it.
+        last = max(last, 1) - 1;
+    }
+    let seen = Keys {
+        to: min(from + part, total),
+        last,
+        base: (sequence * kv_heads + kv_head) * capacity,
+        start: params[6] as usize,
+        capacity,
+    };
+    let ahead = comptime!(kernel.ahead());
+    let mut k = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
+    let mut v = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
+    // The first ones are on their way while queries are.
+    read::<C>(keys, &mut k, &seen, from + group, offset, kernel);
+    read::<C>(values, &mut v, &seen, from + group, offset, kernel);
+
+    let turn = rotary::turn::<C>(io, params, sequence, offset, kernel);
+    let newest = rotary::newest::<C>(io, &turn, sequence * kv_heads + kv_head, offset, kernel);
+
     // This thread's 8 values of each query row, and which keys the row sees.
     let mut query = Array::<F4>::new(comptime!(2 * rows));
     let mut first = Array::<u32>::new(rows);
-    let mut last = Array::<u32>::new(rows);
+    let mut end = Array::<u32>::new(rows);
     #[unroll]
     for r in 0..rows {
         let row = min(chunk * rows + r, row_count - 1);
-        let position = row / per_kv_head;
-        let head = kv_head * per_kv_head + row % per_kv_head;
-        let base = ((sequence * len + position) * heads + head) * comptime!(dim / 4) + offset;
+        let mut position = 0usize.runtime();
+        let mut head = kv_head * per_kv_head + row;
+        if comptime!(!kernel.rotary) {
+            position = row / per_kv_head;
+            head = kv_head * per_kv_head + row % per_kv_head;
+        }
+        let base = ((sequence * len + position) * heads + head) * comptime!(dim / 4);
         let factor = F4::new(select(holds, scale, 0.0f32));
-        query[comptime!(2 * r)] = q[base] * factor;
-        query[comptime!(2 * r + 1)] = q[base + 1] * factor;
+        let turned = rotary::turned(q, base, offset, &turn, kernel);
+        query[comptime!(2 * r)] = turned[0] * factor;
+        query[comptime!(2 * r + 1)] = turned[1] * factor;
         let seen = visible(params, padding, sequence, position);
         first[r] = seen.0;
-        last[r] = seen.1;
+        end[r] = seen.1;
     }
 
     let mut shared = SharedMemory::<f32>::new(comptime!(if kernel.reduce.plane().is_some() {
         1
     } else {
-        rows * threads
+        rows * kernel.threads() as usize
     }));
-    let mut maximum = Array::<f32>::new(rows);
-    let mut sum = Array::<f32>::new(rows);
-    let mut acc = Array::<F4>::new(comptime!(2 * rows));
-    #[unroll]
-    for r in 0..rows {
-        maximum[r] = LOWEST;
-        sum[r] = 0.0f32;
-        acc[comptime!(2 * r)] = F4::new(0.0f32);
-        acc[comptime!(2 * r + 1)] = F4::new(0.0f32);
-    }
-
-    let part = (total as usize + splits - 1) / splits;
-    let from = split * part;
-    let to = min(from + part, total as usize);
-    let base = (sequence * kv_heads + kv_head) * capacity;
-    let start = params[6] as usize;
+    let mut held = join::empty(kernel);
     // As many steps for every thread: they exchange within the loop.
-    let ahead = comptime!(kernel.ahead());
     let steps =
         (part + comptime!(groups * kernel.ahead() - 1)) / comptime!(groups * kernel.ahead());
     for step in 0..steps {
-        let mut k = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
-        let mut v = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
-        #[unroll]
-        for a in 0..ahead {
-            let key = from + (step * ahead + a) * groups + group;
-            // There are no more keys than places.
-            let place = start + min(key, total as usize - 1);
-            let slot = place - select(place >= capacity, capacity, 0);
-            let place = (base + slot) * comptime!(dim / 4) + offset;
-            k[comptime!(2 * a)] = keys[place];
-            k[comptime!(2 * a + 1)] = keys[place + 1];
-            v[comptime!(2 * a)] = values[place];
-            v[comptime!(2 * a + 1)] = values[place + 1];
+        if step > 0 {
+            let at = from + step * comptime!(groups * kernel.ahead()) + group;
+            read::<C>(keys, &mut k, &seen, at, offset, kernel);
+            read::<C>(values, &mut v, &seen, at, offset, kernel);
+        }
+        if comptime!(kernel.rotary) {
+            #[unroll]
+            for a in 0..ahead {
+                if from + (step * ahead + a) * groups + group == total - 1 {
+                    #[unroll]
+                    for i in 0..2usize {
+                        k[comptime!(2 * a + i)] = newest.key[i];
+                        v[comptime!(2 * a + i)] = newest.value[i];
+                    }
+                }
+            }
         }
         let mut scores = Array::<f32>::new(comptime!(rows * kernel.ahead()));
         #[unroll]
@@ -293,90 +361,65 @@ fn decode<C: Float>(
         #[unroll]
         for r in 0..rows {
             // The best of the keys at hand, so that what is held is scaled once for all of them.
-            let mut best = maximum[r];
+            let mut best = held.maximum[r];
             #[unroll]
             for a in 0..ahead {
                 let i = comptime!(r * kernel.ahead() + a);
                 let key = from + (step * ahead + a) * groups + group;
-                let sees = key < to && key as u32 >= first[r] && (key as u32) < last[r];
+                let sees = key < seen.to && key as u32 >= first[r] && (key as u32) < end[r];
                 scores[i] = select(sees, scores[i], LOWEST);
                 best = max(best, scores[i]);
             }
-            let keep = (maximum[r] - best).exp();
-            let mut total_weight = sum[r] * keep;
-            let mut low = acc[comptime!(2 * r)] * F4::new(keep);
-            let mut high = acc[comptime!(2 * r + 1)] * F4::new(keep);
+            join::scale(&mut held, r, best);
+            let mut low = held.low[r];
+            let mut high = held.high[r];
             #[unroll]
             for a in 0..ahead {
                 let score = scores[comptime!(r * kernel.ahead() + a)];
                 // A hidden key weighs nothing, also where all are hidden and `best` is no score.
                 let weight = select(score > LOWEST, (score - best).exp(), 0.0f32);
-                total_weight += weight;
+                held.sum[r] += weight;
                 low += F4::cast_from(v[comptime!(2 * a)]) * F4::new(weight);
                 high += F4::cast_from(v[comptime!(2 * a + 1)]) * F4::new(weight);
             }
-            maximum[r] = best;
-            sum[r] = total_weight;
-            acc[comptime!(2 * r)] = low;
-            acc[comptime!(2 * r + 1)] = high;
+            held.low[r] = low;
+            held.high[r] = high;
         }
     }
 
-    // The groups of a cube saw different keys: join them, a few rows at a time.
-    let joined = comptime!(kernel.joined());
-    // As many as there are, but not for the compiler, which would unroll the loops over them: each
-    // launch comes there once, and would wait for instructions.
-    let all_groups = groups + (params[4] >> 31) as usize;
-    let mut vectors = SharedMemory::<F4>::new(comptime!(kernel.joined() * 2 * threads));
-    let mut maxima = SharedMemory::<f32>::new(comptime!(kernel.joined() * groups));
-    let mut sums = SharedMemory::<f32>::new(comptime!(kernel.joined() * groups));
-    #[unroll]
-    for turn in 0..comptime!(rows / kernel.joined()) {
-        if comptime!(turn > 0) {
-            // The rows before have been read.
-            sync_cube();
-        }
-        #[unroll]
-        for i in 0..joined {
-            let r = comptime!(turn * kernel.joined() + i);
-            vectors[comptime!(i * 2 * threads) + thread * 2] = acc[comptime!(2 * r)];
-            vectors[comptime!(i * 2 * threads) + thread * 2 + 1] = acc[comptime!(2 * r + 1)];
-            if lane == 0 {
-                maxima[comptime!(i * groups) + group] = maximum[r];
-                sums[comptime!(i * groups) + group] = sum[r];
+    if comptime!(kernel.rotary) {
+        // One cube of all that see the newest key writes it.
+        if chunk == 0 && total > from && total <= seen.to && group == 0 && holds {
+            let at = place(&seen, total - 1, kernel) + offset;
+            #[unroll]
+            for i in 0..2usize {
+                io.keys[at + i] = newest.key[i];
+                io.values[at + i] = newest.value[i];
             }
         }
-        sync_cube();
-        // A vector of a row for each thread.
-        let i = thread / comptime!(dim / 4);
-        let vector = thread % comptime!(dim / 4);
-        let row = chunk * rows + comptime!(turn * kernel.joined()) + i;
-        if i < joined && row < row_count {
+    }
+
+    join::join_planes(&mut held, kernel);
+    let mut meeting = join::meeting(kernel);
+    #[unroll]
+    for turn in 0..comptime!(rows / join::rows_at_once(kernel)) {
+        let mine = join::join(&held, &mut meeting, params, turn, kernel);
+        let row = chunk * rows + mine.row;
+        if mine.exists && row < row_count {
             let position = row / per_kv_head;
             let head = kv_head * per_kv_head + row % per_kv_head;
             let place = ((sequence * len + position) * heads + head) * splits + split;
-            let mut best = f32::new(LOWEST);
-            for g in 0..all_groups {
-                best = max(best, maxima[i * groups + g]);
-            }
-            let mut value = F4::new(0.0f32);
-            let mut total_weight = 0.0f32;
-            for g in 0..all_groups {
-                let weight = (maxima[i * groups + g] - best).exp();
-                total_weight += sums[i * groups + g] * weight;
-                let from = i * comptime!(2 * threads) + g * comptime!(2 * lanes) + vector;
-                value += vectors[from] * F4::new(weight);
-            }
+            let mut value = mine.value;
             if splits == 1 {
                 // A row that sees no key gives zeros.
-                let is_empty = total_weight == 0.0f32;
-                let factor = 1.0f32 / select(is_empty, 1.0f32, total_weight);
+                let is_empty = mine.sum == 0.0f32;
+                let factor = 1.0f32 / select(is_empty, 1.0f32, mine.sum);
                 value *= F4::new(select(is_empty, 0.0f32, factor));
             }
-            parts[place * comptime!(dim / 4) + vector] = value;
-            if vector == 0 {
-                ends[place * 2] = best;
-                ends[place * 2 + 1] = total_weight;
+            parts[place * comptime!(dim / 4) + mine.vector] = value;
+            if mine.vector == 0 {
+                ends[place * 2] = mine.maximum;
+                ends[place * 2 + 1] = mine.sum;
             }
         }
     }

@@ -10,7 +10,9 @@
 
 mod decode;
 mod flash;
+mod join;
 mod merge;
+mod rotary;
 
 use cubecl::prelude::*;
 
@@ -53,6 +55,8 @@ pub struct Params {
     pub causal: bool,
     /// Whether sequences have padding at the front.
     pub padded: bool,
+    /// Where queries are turned ([`Decode::rotary`]): whether every sequence has its own angles.
+    pub angles_per_sequence: bool,
 }
 
 impl Params {
@@ -72,6 +76,7 @@ impl Params {
             self.window,
             self.causal as u32,
             self.padded as u32,
+            self.angles_per_sequence as u32,
         ]
     }
 
@@ -122,7 +127,9 @@ pub(crate) fn table() -> Vec<Kernel> {
         for f16 in [false, true] {
             for rows in [1, 2, 4, 8] {
                 for reduce in [Reduce::Plane(32), Reduce::Shared(64)] {
-                    all.push(Kernel::Decode(Decode { dim, f16, rows, reduce }));
+                    let variant = |rotary| Decode { dim, f16, rows, reduce, rotary };
+                    let made = [false, true].map(variant).into_iter().filter(|v| v.is_made());
+                    all.extend(made.map(Kernel::Decode));
                 }
             }
             // Of the largest heads a thread can hold no more rows.

@@ -60,6 +60,7 @@ impl Extent<'_> {
             window: options.window.map_or(0, |window| window.min(self.len).max(1) as u32),
             causal: options.causal,
             padded: options.left_padding.is_some(),
+            angles_per_sequence: false,
         };
         if rows <= FEW_ROWS {
             params.splits = choose::splits(self.kernels, head_dim as u32, self.f16(), &params);
@@ -91,6 +92,15 @@ impl Extent<'_> {
     }
 }
 
+/// What is turned and written to the cache in the launch that attends: see
+/// [`attention::Decode::rotary`].
+pub(super) struct Turning<'a> {
+    pub(super) k: &'a Handle,
+    pub(super) v: &'a Handle,
+    pub(super) cos: &'a Handle,
+    pub(super) sin: &'a Handle,
+}
+
 /// Keys and values where they lie: `[batch, kv_heads, capacity, head_dim]`.
 #[derive(Debug)]
 pub(super) struct Context<'a> {
@@ -110,38 +120,46 @@ impl Context<'_> {
         options: &AttentionOptions,
     ) -> Option<Handle> {
         if rows <= FEW_ROWS {
-            return self.few_rows(q, rows, heads, options);
+            let params = self.extent.params(rows, heads, options);
+            return self.few_rows(q, None, params, options);
         }
         let [out, _] = self.many_rows(q, self.extent.flash(rows, heads, options)?, options)?;
         Some(out)
     }
 
-    /// Keys split over cubes.
-    fn few_rows(
+    /// Keys split over cubes. If there is something to turn, `q` is not turned yet, and the newest
+    /// position is not in the cache.
+    pub(super) fn few_rows(
         &self,
         q: &Handle,
-        rows: usize,
-        heads: usize,
+        turning: Option<&Turning>,
+        params: attention::Params,
         options: &AttentionOptions,
     ) -> Option<Handle> {
-        if !self.extent.takes(rows, heads) {
+        if !self.extent.takes(params.len as usize, params.heads as usize) {
             return None;
         }
-        let params = self.extent.params(rows, heads, options);
         let Extent { kernels, shape, .. } = &self.extent;
         let dim = shape.head_dim as u32;
-        let kernel = choose::decode(kernels, dim, self.extent.f16(), &params)?;
+        let kernel = choose::decode(kernels, dim, self.extent.f16(), turning.is_some(), &params)?;
         let vectors = tensors::empty(kernels, (params.parts() * dim) as usize);
         let ends = tensors::empty(kernels, params.parts() as usize * 2);
         let padding = kernels.params(padding(options));
+        let mut inputs = vec![q];
+        let mut outputs = vec![&vectors, &ends];
+        if let Some(Turning { k, v, cos, sin }) = turning {
+            inputs.extend([k, v, cos, sin]);
+            outputs.extend([self.keys, self.values]);
+        }
+        inputs.extend([self.keys, self.values, &padding]);
         // SAFETY: the buffers have the extents that the parameters state.
         unsafe {
             kernels.launch(
                 Kernel::Decode(kernel),
                 kernel.cubes(&params),
-                &[q, self.keys, self.values, &padding],
+                &inputs,
                 params.words(),
-                &[&vectors, &ends],
+                &outputs,
             )
         }
         .ok()?;

@@ -7,12 +7,13 @@ use burn::tensor::{DType, Tensor};
 use cubecl::server::Handle;
 use metal_candle_kernels::{
     Kernel,
+    attention::Params,
     rope::{self, RopeAppend},
 };
 
 use super::{
     Cube, Gpu,
-    attention::{self, Context, Extent},
+    attention::{self, Context, Extent, Turning},
     tensors,
 };
 use crate::{
@@ -130,6 +131,18 @@ impl<R: Gpu> CubeKvCache<R> {
         Ok(turned)
     }
 
+    /// The sizes of attention that turns queries and the newest key, and writes it, in the same launch;
+    /// `None` where it does not: it reads the cache before it, so that there must be something.
+    fn params_of_one(&self, heads: usize, step: &RotaryStep<Cube<R>>) -> Option<Params> {
+        let at_once = step.len == 1
+            && self.len > 0
+            && step.order == RopeOrder::HalfSplit
+            && self.shape.head_dim.is_multiple_of(16);
+        let angles_per_sequence = step.cos.dims()[0] > 1;
+        let params = || self.at(self.len + 1).params(1, heads, &step.options);
+        at_once.then(|| Params { angles_per_sequence, ..params() })
+    }
+
     /// Rotation, cache and attention by kernels; `None` where they do not take it.
     pub(super) fn rotary_attention(
         &mut self,
@@ -153,10 +166,22 @@ impl<R: Gpu> CubeKvCache<R> {
         if self.len + len > capacity {
             return Some(Err(CacheError::Full { len: self.len, capacity, new: len }));
         }
-        let per_sequence = step.cos.dims()[0] > 1;
-        let params = self.rope_params(len, heads, self.len, per_sequence);
         let [q, k, v] = [q, k, v].map(|t| tensors::contiguous(t.clone()));
         let [cos, sin] = [&step.cos, &step.sin].map(|t| tensors::contiguous(t.clone()));
+        if let Some(params) = self.params_of_one(heads, step) {
+            let target = self.writable();
+            let context =
+                Context { extent: self.at(self.len + 1), keys: &target[0], values: &target[1] };
+            let [k, v, cos, sin] = [&k.handle, &v.handle, &cos.handle, &sin.handle];
+            let turning = Turning { k, v, cos, sin };
+            if let Some(out) = context.few_rows(&q.handle, Some(&turning), params, &step.options) {
+                self.written += self.shape.bytes(1, self.dtype);
+                self.len += 1;
+                return Some(Ok(tensors::floats(&self.device, [rows, width], out)));
+            }
+        }
+        let per_sequence = step.cos.dims()[0] > 1;
+        let params = self.rope_params(len, heads, self.len, per_sequence);
         let buffers = [&q.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
         let turned = self.rope_append(buffers, rows * width, params, step.order).ok()?;
         if let Some(out) = self.attend_rows(&turned, len, heads, &step.options) {
@@ -240,10 +265,14 @@ impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
     }
 
     fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
+        self.kernels.params(attention::padding(&step.options));
+        if let Some(params) = self.params_of_one(heads, step) {
+            self.kernels.params(params.words());
+            return;
+        }
         let per_sequence = step.cos.dims()[0] > 1;
         let rope = self.rope_params(step.len, heads, self.len, per_sequence);
         self.kernels.params(rope.words());
-        self.kernels.params(attention::padding(&step.options));
         let extent = self.at(self.len + step.len);
         self.kernels.params(extent.params(step.len, heads, &step.options).words());
     }

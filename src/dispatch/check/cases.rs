@@ -13,15 +13,15 @@ use metal_candle_kernels::{
     swiglu::{self, SwiGlu},
 };
 
-use super::{Buffer, Case, Expected, noise::Noise, reference};
+use super::{Buffer, Case, Expected, noise::Noise, reference, rotary};
 use crate::quant::{self, Encoding};
 
 /// Sums of thousands of products in f32, in another order.
-const SUMS: f64 = 2e-5;
+pub(super) const SUMS: f64 = 2e-5;
 /// A few operations in f32; `exp` and `tanh` of GPUs.
-const FEW: f64 = 1e-5;
+pub(super) const FEW: f64 = 1e-5;
 /// One rounding to f16.
-const HALF: f64 = 1e-3;
+pub(super) const HALF: f64 = 1e-3;
 
 /// The cases of a kernel, none of them large.
 pub fn cases(kernel: Kernel) -> Vec<Case> {
@@ -33,6 +33,7 @@ pub fn cases(kernel: Kernel) -> Vec<Case> {
         Kernel::RmsNorm(variant) => norms(kernel, variant),
         Kernel::SwiGlu(variant) => swiglus(kernel, variant),
         Kernel::RopeAppend(variant) => ropes(kernel, variant),
+        Kernel::Decode(variant) if variant.rotary => rotary::cases(kernel, variant),
         Kernel::Decode(variant) => attentions(kernel, variant),
         Kernel::Merge(variant) => merges(kernel, variant),
         Kernel::Flash(variant) => flashes(kernel, variant),
@@ -42,7 +43,9 @@ pub fn cases(kernel: Kernel) -> Vec<Case> {
 /// The cases of a kernel that take longer: attention over 32,768 keys.
 pub fn long_cases(kernel: Kernel) -> Vec<Case> {
     match kernel {
-        Kernel::Decode(variant) if variant.dim == 64 && [1, 8].contains(&variant.rows) => {
+        Kernel::Decode(variant)
+            if !variant.rotary && variant.dim == 64 && [1, 8].contains(&variant.rows) =>
+        {
             // As many rows as a cube takes, each of another position.
             let params = attention::Params {
                 len: variant.rows,
@@ -58,15 +61,15 @@ pub fn long_cases(kernel: Kernel) -> Vec<Case> {
     }
 }
 
-fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
+pub(super) fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(values).to_vec()
 }
 
-fn input<T: bytemuck::NoUninit>(values: &[T]) -> Buffer {
+pub(super) fn input<T: bytemuck::NoUninit>(values: &[T]) -> Buffer {
     Buffer::Input(bytes_of(values))
 }
 
-fn output(values: Vec<f64>, tolerance: f64) -> Buffer {
+pub(super) fn output(values: Vec<f64>, tolerance: f64) -> Buffer {
     Buffer::Output(Expected { values, f16: false, tolerance, size: 1.0 })
 }
 
@@ -441,12 +444,12 @@ fn ropes(kernel: Kernel, variant: RopeAppend) -> Vec<Case> {
 }
 
 /// Keys or values of a cache.
-fn cached(noise: &mut Noise, values: usize, f16: bool) -> (Buffer, Vec<f64>) {
+pub(super) fn cached(noise: &mut Noise, values: usize, f16: bool) -> (Buffer, Vec<f64>) {
     let (bytes, values) = matrix(noise, if f16 { Format::F16 } else { Format::F32 }, values);
     (Buffer::Input(bytes), values)
 }
 
-fn plain(keys: u32) -> attention::Params {
+pub(super) fn plain(keys: u32) -> attention::Params {
     attention::Params {
         batch: 1,
         len: 1,
@@ -461,6 +464,7 @@ fn plain(keys: u32) -> attention::Params {
         window: 0,
         causal: true,
         padded: false,
+        angles_per_sequence: false,
     }
 }
 
@@ -518,7 +522,7 @@ fn attention_case(
 
 /// What [`Decode`] leaves: the vector (of several parts unnormalised), maximum and sum of each row and
 /// part.
-fn parts(
+pub(super) fn parts(
     q: &[f32],
     k: &[f64],
     v: &[f64],

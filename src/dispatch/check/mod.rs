@@ -8,6 +8,7 @@ mod cases;
 mod noise;
 mod reference;
 mod report;
+mod rotary;
 
 use half::f16;
 use metal_candle_kernels::Kernel;

@@ -1,0 +1,223 @@
+//! The groups of a cube saw different keys: their results joined.
+//!
+//! Within a plane by exchanging halves: a group of threads goes on with a share of the rows, so that
+//! each plane leaves one result in shared memory, where all of them are added up. Without plane
+//! operations every group leaves one there.
+
+use cubecl::prelude::*;
+
+use super::{LOWEST, decode::Decode};
+use crate::common::{F4, share_out};
+
+/// What a thread has found for its rows: 8 values of the unnormalised result, maximum and sum.
+#[derive(CubeType)]
+pub(super) struct Held {
+    pub(super) maximum: Array<f32>,
+    pub(super) sum: Array<f32>,
+    pub(super) low: Array<F4>,
+    pub(super) high: Array<F4>,
+}
+
+#[cube]
+pub(super) fn empty(#[comptime] kernel: Decode) -> Held {
+    let rows = comptime!(kernel.rows as usize);
+    let mut maximum = Array::<f32>::new(rows);
+    let mut sum = Array::<f32>::new(rows);
+    let mut low = Array::<F4>::new(rows);
+    let mut high = Array::<F4>::new(rows);
+    #[unroll]
+    for r in 0..rows {
+        maximum[r] = LOWEST;
+        sum[r] = 0.0f32;
+        low[r] = F4::new(0.0f32);
+        high[r] = F4::new(0.0f32);
+    }
+    Held { maximum, sum, low, high }
+}
+
+/// Takes `best` for the maximum of a row.
+#[cube]
+pub(super) fn scale(held: &mut Held, #[comptime] row: usize, best: f32) {
+    let keep = (held.maximum[row] - best).exp();
+    held.maximum[row] = best;
+    held.sum[row] *= keep;
+    held.low[row] *= F4::new(keep);
+    held.high[row] *= F4::new(keep);
+}
+
+/// Values of a row that threads exchange: its sum, and 8.
+const EACH: usize = 9;
+
+impl Decode {
+    /// Groups of a plane; one, where threads exchange through shared memory.
+    const fn groups_in_step(self) -> u32 {
+        match self.reduce.plane() {
+            Some(threads) => threads / self.lanes(),
+            None => 1,
+        }
+    }
+
+    /// Results that meet in shared memory.
+    const fn meeting(self) -> u32 {
+        self.threads() / self.lanes() / self.groups_in_step()
+    }
+
+    /// Rows that a group is left with after exchanging.
+    const fn rows_left(self) -> u32 {
+        let left = self.rows / self.groups_in_step();
+        if left == 0 { 1 } else { left }
+    }
+}
+
+/// Rows that are joined at a time: a vector for each thread.
+pub(super) const fn rows_at_once(kernel: Decode) -> usize {
+    let fit = kernel.threads() / (kernel.dim / 4);
+    // Every group leaves a result: more rows would take shared memory that other cubes need.
+    let fit = if kernel.reduce.plane().is_none() && fit > 2 { 2 } else { fit };
+    let fit = 1 << fit.ilog2();
+    if fit < kernel.rows { fit as usize } else { kernel.rows as usize }
+}
+
+/// A vector of the joined result of a row, for the thread that writes it.
+#[derive(CubeType)]
+pub(super) struct Joined {
+    /// The row, of those of the cube.
+    pub(super) row: usize,
+    pub(super) vector: usize,
+    pub(super) exists: bool,
+    pub(super) value: F4,
+    pub(super) maximum: f32,
+    pub(super) sum: f32,
+}
+
+/// Joins the groups of a plane. Its group `g` is left with the rows from `g · rows / groups` on.
+#[cube]
+pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
+    let rows = comptime!(kernel.rows as usize);
+    let groups = comptime!(kernel.groups_in_step());
+    if comptime!(groups > 1) {
+        let mut values = Array::<f32>::new(comptime!(kernel.rows as usize * EACH));
+        #[unroll]
+        for r in 0..rows {
+            let mut best = held.maximum[r];
+            #[unroll]
+            for bit in 0..comptime!(groups.ilog2()) {
+                best = max(best, plane_shuffle_xor(best, comptime!(kernel.lanes() << bit)));
+            }
+            scale(held, r, best);
+            values[comptime!(r * EACH)] = held.sum[r];
+            #[unroll]
+            for i in 0..4usize {
+                values[comptime!(r * EACH + 1 + i)] = held.low[r][i];
+                values[comptime!(r * EACH + 5 + i)] = held.high[r][i];
+            }
+        }
+        #[unroll]
+        for step in 0..comptime!(groups.ilog2()) {
+            let left = comptime!(if rows >> step == 0 { 1 } else { rows >> step });
+            let mask = comptime!((kernel.lanes() * groups) >> (step + 1));
+            share_out(&mut values, left, EACH, mask);
+        }
+        #[unroll]
+        for r in 0..comptime!(kernel.rows_left() as usize) {
+            held.sum[r] = values[comptime!(r * EACH)];
+            let mut low = F4::new(0.0f32);
+            let mut high = F4::new(0.0f32);
+            #[unroll]
+            for i in 0..4usize {
+                low[i] = values[comptime!(r * EACH + 1 + i)];
+                high[i] = values[comptime!(r * EACH + 5 + i)];
+            }
+            held.low[r] = low;
+            held.high[r] = high;
+        }
+    }
+}
+
+/// Where what planes, or groups, have found comes together.
+#[derive(CubeType)]
+pub(super) struct Meeting {
+    vectors: SharedMemory<F4>,
+    maxima: SharedMemory<f32>,
+    sums: SharedMemory<f32>,
+}
+
+#[cube]
+pub(super) fn meeting(#[comptime] kernel: Decode) -> Meeting {
+    let rows = comptime!(kernel.meeting() as usize * rows_at_once(kernel));
+    Meeting {
+        vectors: SharedMemory::<F4>::new(comptime!(rows * kernel.dim as usize / 4)),
+        maxima: SharedMemory::<f32>::new(rows),
+        sums: SharedMemory::<f32>::new(rows),
+    }
+}
+
+/// Joins what the planes, or groups, of a cube have found for the rows of one turn.
+#[cube]
+pub(super) fn join(
+    held: &Held,
+    meeting: &mut Meeting,
+    params: &Array<u32>,
+    #[comptime] turn: usize,
+    #[comptime] kernel: Decode,
+) -> Joined {
+    let at_once = comptime!(rows_at_once(kernel));
+    let vectors_of_row = comptime!(kernel.dim as usize / 4);
+    let lanes = comptime!(kernel.lanes() as usize);
+    let in_step = comptime!(kernel.groups_in_step() as usize);
+
+    let thread = UNIT_POS_X as usize;
+    let lane = thread % lanes;
+    let group = thread / lanes % in_step;
+    let party = thread / comptime!(lanes * in_step);
+    // Of groups with the same row one leaves it.
+    let sharing = comptime!((kernel.groups_in_step() / kernel.rows).max(1) as usize);
+    let leaves = group % sharing == 0;
+    if comptime!(turn > 0) {
+        // The rows before have been read.
+        sync_cube();
+    }
+    #[unroll]
+    for i in 0..comptime!(kernel.rows_left() as usize) {
+        let row = group * comptime!(kernel.rows as usize) / in_step + i;
+        if leaves && row >= comptime!(turn * at_once) && row < comptime!((turn + 1) * at_once) {
+            let at = party * at_once + row % at_once;
+            if lane * 8 < comptime!(kernel.dim as usize) {
+                meeting.vectors[at * vectors_of_row + lane * 2] = held.low[i];
+                meeting.vectors[at * vectors_of_row + lane * 2 + 1] = held.high[i];
+            }
+            if lane == 0 {
+                meeting.sums[at] = held.sum[i];
+            }
+        }
+    }
+    // The same for all groups of a plane.
+    if group == 0 && lane == 0 {
+        #[unroll]
+        for i in 0..at_once {
+            meeting.maxima[party * at_once + i] = held.maximum[comptime!(turn * at_once + i)];
+        }
+    }
+    sync_cube();
+    let i = thread / vectors_of_row;
+    let vector = thread % vectors_of_row;
+    let exists = i < at_once;
+    let mut value = F4::new(0.0f32);
+    let mut maximum = f32::new(LOWEST);
+    let mut sum = 0.0f32;
+    if exists {
+        // As many as there are, but not for the compiler, which would unroll the loops over them: each
+        // launch comes there once, and would wait for instructions.
+        let all = comptime!(kernel.meeting() as usize) + (params[4] >> 31) as usize;
+        for party in 0..all {
+            maximum = max(maximum, meeting.maxima[party * at_once + i]);
+        }
+        for party in 0..all {
+            let at = party * at_once + i;
+            let weight = (meeting.maxima[at] - maximum).exp();
+            sum += meeting.sums[at] * weight;
+            value += meeting.vectors[at * vectors_of_row + vector] * F4::new(weight);
+        }
+    }
+    Joined { row: i + comptime!(turn * at_once), vector, exists, value, maximum, sum }
+}
