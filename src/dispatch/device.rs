@@ -1,7 +1,7 @@
 //! Kernels on one device.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -30,6 +30,9 @@ use super::{
 
 /// Uploaded parameters that are kept; a decode step adds a few.
 const KEPT_PARAMS: usize = 4096;
+/// Parameters of single steps that are kept: the memory of those before them is given to new ones, so
+/// that a step has the same buffers as one shortly before it, and finds its bind groups.
+const PASSING_PARAMS: usize = 8;
 /// The environment variable that, set to 1, has every kernel expanded at run time: for comparing.
 pub const JIT_VARIABLE: &str = "METAL_CANDLE_JIT";
 /// Cubes in one dimension that every API allows.
@@ -68,6 +71,8 @@ pub struct Kernels {
     /// Whether to leave the pregenerated texts alone, see [`JIT_VARIABLE`].
     expand: bool,
     params: Mutex<HashMap<Vec<u32>, Handle>>,
+    /// Those that one step has and no other, the newest last.
+    passing: Mutex<VecDeque<(Vec<u32>, Handle)>>,
     choices: Mutex<Choices>,
     resolved: Mutex<HashMap<Kernel, Result<Task, LaunchError>>>,
     /// Where launches can be listed.
@@ -164,6 +169,7 @@ impl Kernels {
             max_shared: hardware.max_shared_memory_size,
             expand: std::env::var_os(JIT_VARIABLE).is_some_and(|value| value == "1"),
             params: Mutex::default(),
+            passing: Mutex::default(),
             choices: Mutex::default(),
             resolved: Mutex::default(),
             gatherer,
@@ -293,6 +299,9 @@ impl Kernels {
     /// An upload ends the submission that is being gathered, so what a step needs is best asked for
     /// before its first launch.
     pub fn params(&self, words: Vec<u32>) -> Handle {
+        if let Some((_, handle)) = lock(&self.passing).iter().find(|(held, _)| *held == words) {
+            return handle.clone();
+        }
         let mut params = lock(&self.params);
         if let Some(handle) = params.get(&words) {
             return handle.clone();
@@ -303,6 +312,20 @@ impl Kernels {
         let handle = self.upload(bytemuck::cast_slice(&words));
         params.insert(words, handle.clone());
         handle
+    }
+
+    /// Uploads parameters that [`Kernels::params`] will be asked for in the next step, and hardly ever
+    /// again.
+    pub fn passing_params(&self, words: Vec<u32>) {
+        let mut passing = lock(&self.passing);
+        if passing.iter().any(|(held, _)| *held == words) {
+            return;
+        }
+        if passing.len() >= PASSING_PARAMS {
+            passing.pop_front();
+        }
+        let handle = self.upload(bytemuck::cast_slice(&words));
+        passing.push_back((words, handle));
     }
 
     /// Launches a kernel: `inputs`, the parameters and `outputs` in the kernel's order.

@@ -33,11 +33,12 @@ use cubecl_common::{
     device::Device as _, device_handle::DeviceHandle, future::block_on, stream_id::StreamId,
 };
 use metal_candle_kernels::targets;
-use wgpu::{BindGroup, Buffer, ComputePipeline};
+use wgpu::ComputePipeline;
 
 use super::{
     LaunchError,
     client::Client,
+    groups::Groups,
     queue::{self, Queue},
     read_back::{ReadBack, Staging},
     task::Task,
@@ -50,18 +51,16 @@ const LAUNCHES_AT_ONCE: usize = 32;
 /// The same of the first part of a list, which the GPU has nothing to do but wait for. Every part is
 /// half as long again as the one before.
 const FIRST_LAUNCHES: usize = 8;
-/// Lists for which a bind group is kept that none of them used: it keeps its buffers alive.
-const KEPT_LISTS: u64 = 256;
 /// Bytes of the pool's buffers at the most.
 const POOL_BYTES: usize = 256 << 20;
 
 /// A launch on a list.
-struct Listed {
-    pipeline: Arc<ComputePipeline>,
-    /// Of the kernel, for the log.
-    name: &'static str,
+pub(super) struct Listed {
+    pub(super) pipeline: Arc<ComputePipeline>,
+    /// Of the kernel.
+    pub(super) name: &'static str,
     cubes: [u32; 2],
-    buffers: Vec<Binding>,
+    pub(super) buffers: Vec<Binding>,
 }
 
 /// The list that a thread has open.
@@ -265,14 +264,13 @@ impl Gatherer {
     /// On the server's thread: encodes and submits.
     fn encode(&self, server: &mut WgpuServer, launches: &[Listed]) {
         flush(server);
-        let stream = StreamId::current();
         let mut groups = lock(&self.groups);
-        groups.lists += 1;
+        let mut groups = groups.next(&self.queue.device, server);
         let mut encoder = self.queue.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for launch in launches {
-                match groups.of(&self.queue.device, server, launch, stream) {
+                match groups.of(launch) {
                     Ok(group) => {
                         pass.set_pipeline(&launch.pipeline);
                         pass.set_bind_group(0, group, &[]);
@@ -283,7 +281,6 @@ impl Gatherer {
             }
         }
         self.queue.queue.submit([encoder.finish()]);
-        groups.forget_old();
         let logger = server.logger();
         for launch in launches {
             logger.register_execution(launch.name);
@@ -319,79 +316,6 @@ fn compile(
     match block_on(scope.pop()) {
         Some(error) => Err(error.to_string()),
         None => pipeline.map_err(|error| error.to_string()),
-    }
-}
-
-/// A slice of a buffer.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Place {
-    buffer: Buffer,
-    offset: u64,
-    size: u64,
-}
-
-/// Bind groups by kernel and buffers.
-#[derive(Default)]
-struct Groups {
-    known: HashMap<(&'static str, Vec<Place>), Kept>,
-    /// Lists so far.
-    lists: u64,
-}
-
-struct Kept {
-    group: BindGroup,
-    /// The list that used it last.
-    used: u64,
-}
-
-impl Groups {
-    fn of(
-        &mut self,
-        device: &wgpu::Device,
-        server: &mut WgpuServer,
-        launch: &Listed,
-        stream: StreamId,
-    ) -> Result<&BindGroup, String> {
-        let mut places = Vec::with_capacity(launch.buffers.len());
-        for binding in &launch.buffers {
-            let found = ComputeServer::get_resource(server, binding.clone(), stream)
-                .map_err(|error| error.to_string())?;
-            let found = found.resource();
-            let size = found.size.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
-            places.push(Place { buffer: found.buffer.clone(), offset: found.offset, size });
-        }
-        let used = self.lists;
-        let kept = self.known.entry((launch.name, places)).or_insert_with_key(|(_, places)| {
-            let entries: Vec<_> =
-                (0..).zip(places).map(|(binding, place)| entry(binding, place)).collect();
-            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &launch.pipeline.get_bind_group_layout(0),
-                entries: &entries,
-            });
-            Kept { group, used }
-        });
-        kept.used = used;
-        Ok(&kept.group)
-    }
-
-    /// Bind groups keep buffers alive: those of a model that is gone must go too.
-    fn forget_old(&mut self) {
-        if self.lists.is_multiple_of(KEPT_LISTS) {
-            let lists = self.lists;
-            self.known.retain(|_, kept| lists - kept.used < KEPT_LISTS);
-        }
-    }
-}
-
-fn entry(binding: u32, place: &Place) -> wgpu::BindGroupEntry<'_> {
-    wgpu::BindGroupEntry {
-        binding,
-        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: &place.buffer,
-            offset: place.offset,
-            size: std::num::NonZeroU64::new(place.size),
-        }),
     }
 }
 

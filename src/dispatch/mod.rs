@@ -11,6 +11,7 @@ pub mod choose;
 mod client;
 mod device;
 pub mod gather;
+mod groups;
 mod manifest;
 pub mod queue;
 mod read_back;

@@ -267,14 +267,14 @@ impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
     fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
         self.kernels.params(attention::padding(&step.options));
         if let Some(params) = self.params_of_one(heads, step) {
-            self.kernels.params(params.words());
+            self.kernels.passing_params(params.words());
             return;
         }
         let per_sequence = step.cos.dims()[0] > 1;
         let rope = self.rope_params(step.len, heads, self.len, per_sequence);
-        self.kernels.params(rope.words());
+        self.kernels.passing_params(rope.words());
         let extent = self.at(self.len + step.len);
-        self.kernels.params(extent.params(step.len, heads, &step.options).words());
+        self.kernels.passing_params(extent.params(step.len, heads, &step.options).words());
     }
 
     fn bytes_written(&self) -> u64 {
