@@ -3,7 +3,14 @@
 
 mod support;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use metal_candle::{
     adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
@@ -16,9 +23,30 @@ use metal_candle::{
     models::{self, CausalLm, LoadOptions, LogitRows, TokenBatch},
 };
 use support::fixture;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    util::SubscriberInitExt,
+};
+
+/// Bind groups that were made.
+static MADE: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts them.
+struct BindGroups;
+
+impl<S: Subscriber> Layer<S> for BindGroups {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target().ends_with("dispatch::groups") {
+            MADE.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
 
 #[test]
 fn a_decode_step_runs_pregenerated_kernels() {
+    tracing_subscriber::registry().with(BindGroups).init();
     let log = tempfile::tempdir().expect("folder");
     let mut recorder = Recorder::install(log.path().join("launches")).expect("a fresh process");
     let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("fixture");
@@ -27,15 +55,15 @@ fn a_decode_step_runs_pregenerated_kernels() {
         let kernels = Kernels::of(&device);
         let model =
             models::load::<Wgpu>(&checkpoint, LoadOptions::default(), &device).expect("loads");
-        let mut cache = model.new_cache(&[0], 32);
-        let mut submitted = 0;
+        let mut cache = model.new_cache(&[0], 80);
+        let submitted = Cell::new(0);
         let mut step = |tokens: &[u32]| -> Vec<Launch> {
             let batch = TokenBatch::new(&[tokens]).expect("tokens");
             let before = submissions(&device).expect("a queue");
             let logits = model.forward(&batch, Some(&mut cache), LogitRows::Last).expect("forward");
             logits.into_data();
             // Asking is one of them.
-            submitted = submissions(&device).expect("a queue") - before - 1;
+            submitted.set(submissions(&device).expect("a queue") - before - 1);
             recorder.take(&kernels).expect("the log")
         };
         let prompt: Vec<u32> = (0..20).collect();
@@ -51,12 +79,20 @@ fn a_decode_step_runs_pregenerated_kernels() {
         // read-back takes.
         let most = launches.len().div_ceil(TASKS_PER_SUBMISSION) as u64 + 2 + 1;
         // What a step uploads (its token, its sizes) may cut one of them in two.
+        let submitted = submitted.get();
         assert!(submitted <= most + 1, "{submitted} submissions in one step");
         let mut counts: BTreeMap<(Origin, &str), usize> = BTreeMap::new();
         for launch in &launches {
             *counts.entry((launch.origin, launch.kernel.as_str())).or_default() += 1;
         }
         println!("{language:?}: {} launches\n{counts:#?}", launches.len());
+
+        // Once what changes from step to step has been everywhere it goes, all are found again.
+        (0..30).for_each(|token| drop(step(&[token])));
+        let made = MADE.load(Ordering::Relaxed);
+        assert!(made > 0, "nobody says when one is made");
+        (0..10).for_each(|token| drop(step(&[token])));
+        assert_eq!(MADE.load(Ordering::Relaxed), made, "bind groups made in steps like any other");
 
         let count = |origin, prefix: &str| {
             launches.iter().filter(|l| l.origin == origin && l.kernel.starts_with(prefix)).count()

@@ -39,8 +39,8 @@ pub struct Decode {
     /// How threads exchange. With [`Reduce::Shared`] its number is the threads of a cube.
     pub reduce: Reduce,
     /// Whether queries are turned here, and the newest key and value come from the projections and
-    /// are written to the cache: of one new position each, not the first one, whose halves are turned,
-    /// with a dimension that is a multiple of 16.
+    /// are written to the cache. Each sequence then has one new position and others before it, a pair
+    /// is one value of each half of a head, and the dimension is a multiple of 16.
     pub rotary: bool,
 }
 
