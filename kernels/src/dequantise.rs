@@ -11,7 +11,7 @@ use half::f16;
 
 use crate::{
     Format, Kernel, Needs,
-    blocks::{PIECE, decode, empty_piece, fetch, run_start, settle},
+    blocks::{PIECE, decode, empty_piece, fetch, run_start, settle, share_levels},
     common::{Builder, U4},
 };
 
@@ -65,6 +65,10 @@ fn dequantise<F: Float>(
     let first = CUBE_POS * threads;
     let at = first + UNIT_POS_X as usize;
     let mut tile = SharedMemory::<f32>::new(comptime!(padded(THREADS as usize * PIECE)));
+    let levels = share_levels(format);
+    if comptime!(format.has_levels()) {
+        sync_cube();
+    }
     if at < rows * per_row {
         let row = at / per_row;
         let global = at % per_row;
@@ -81,7 +85,7 @@ fn dequantise<F: Float>(
         let mut decoded = empty_piece(format);
         let mut words = Array::<u32>::new(comptime!(format.words(1)));
         fetch(weight, wide, start, piece, &mut words, 0usize, format, 1usize, false);
-        decode(&words, start, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
+        decode(&words, &levels, start, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
         settle(&mut decoded, format);
         // A row is whole blocks, and so is what the cube writes.
         let in_tile = (UNIT_POS_X as usize - piece) * PIECE;

@@ -3,7 +3,30 @@
 
 use cubecl::prelude::*;
 
-use super::{Read, number, scale_at, word_at};
+use super::{Format, Read, number, scale_at, word_at};
+
+/// What codes choose from, of formats with levels: choosing by arithmetic takes a dozen instructions, a
+/// load three.
+#[derive(CubeType)]
+pub(crate) struct Levels {
+    /// One, if there are levels.
+    tables: Sequence<SharedMemory<f32>>,
+}
+
+/// Puts the levels of a format into shared memory. Every thread of a cube, of 16 or more, calls it once,
+/// before a barrier; behind that they are there.
+#[cube]
+pub(crate) fn share_levels(#[comptime] format: Format) -> Levels {
+    let mut tables = Sequence::<SharedMemory<f32>>::new();
+    if comptime!(format.has_levels()) {
+        let mut table = SharedMemory::<f32>::new(16usize);
+        if UNIT_POS_X < 16 {
+            table[UNIT_POS_X as usize] = level(UNIT_POS_X);
+        }
+        tables.push(table);
+    }
+    Levels { tables }
+}
 
 /// The levels -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113, each plus
 /// 128, four to a word.
@@ -17,15 +40,16 @@ fn level(code: u32) -> f32 {
 
 /// The levels of 16 bytes of nibbles, `at` bytes into what was read.
 #[cube]
-pub(super) fn levels(read: &Read, codes: &mut Array<f32>, #[comptime] at: usize) {
+pub(super) fn levels(read: &Read, levels: &Levels, codes: &mut Array<f32>, #[comptime] at: usize) {
+    let table = levels.tables.index(0usize);
     #[unroll]
     for j in 0..4usize {
         let q = word_at(read, comptime!(at + 4 * j));
         #[unroll]
         for i in 0..4usize {
             let e = comptime!(4 * j + i);
-            codes[e] = level((q >> comptime!(8 * i as u32)) & 0xf);
-            codes[comptime!(e + 16)] = level((q >> comptime!(8 * i as u32 + 4)) & 0xf);
+            codes[e] = table[((q >> comptime!(8 * i as u32)) & 0xf) as usize];
+            codes[comptime!(e + 16)] = table[((q >> comptime!(8 * i as u32 + 4)) & 0xf) as usize];
         }
     }
 }

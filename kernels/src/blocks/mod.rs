@@ -25,6 +25,7 @@ mod sections;
 use cubecl::prelude::*;
 
 use crate::common::half_bits;
+pub(crate) use iq4::{Levels, share_levels};
 pub(crate) use sections::{fetch, section_start};
 
 /// How a matrix is stored.
@@ -124,6 +125,11 @@ impl Format {
     /// Pieces of a block.
     pub(crate) const fn pieces(self) -> usize {
         self.block_len() / PIECE
+    }
+
+    /// Whether codes choose from levels.
+    pub(crate) const fn has_levels(self) -> bool {
+        matches!(self, Self::IQ4_NL | Self::IQ4_XS)
     }
 
     /// Whether runs have a minimum.
@@ -385,6 +391,7 @@ pub(crate) fn empty_piece(#[comptime] format: Format) -> Piece {
 #[cube]
 pub(crate) fn decode(
     words: &Array<u32>,
+    levels: &Levels,
     at: usize,
     piece: usize,
     zero: u32,
@@ -417,8 +424,8 @@ pub(crate) fn decode(
         }
         Format::Q2_K => k::q2_k_codes(&read, &mut out.codes),
         Format::Q8_0 => q8_0::codes(&read, &mut out.codes),
-        Format::IQ4_NL => iq4::levels(&read, &mut out.codes, 2usize),
-        Format::IQ4_XS => iq4::levels(&read, &mut out.codes, 8usize),
+        Format::IQ4_NL => iq4::levels(&read, levels, &mut out.codes, 2usize),
+        Format::IQ4_XS => iq4::levels(&read, levels, &mut out.codes, 8usize),
         _ => {
             let bits = comptime!(format.bits());
             #[unroll]

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::{FOURS, MatMul};
 use crate::{
-    blocks::{PIECE, decode, empty_piece, fetch, run_start, section_start},
+    blocks::{Levels, PIECE, decode, empty_piece, fetch, run_start, section_start, share_levels},
     common::{F4, U4},
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct Tile {
     is_w: bool,
     /// Among those that stage the same.
     thread: usize,
+    levels: Levels,
 }
 
 /// What a thread has read of the next step.
@@ -66,6 +67,7 @@ pub(crate) fn tile(io: &Buffers, #[comptime] kernel: MatMul) -> Tile {
         batch,
         is_w: thread < size,
         thread: thread % size,
+        levels: share_levels(kernel.format),
     }
 }
 
@@ -272,7 +274,7 @@ fn stage<E: Float>(
             }
         }
         let mut decoded = empty_piece(format);
-        decode(&words, at, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
+        decode(&words, &tile.levels, at, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
         let per_run = comptime!(FOURS / format.runs());
         let scale = f32::new(comptime!(kernel.scale()));
         #[unroll]

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::{Buffers, MatVec, PADDED, ends, first_row, row_starts, zeros};
 use crate::{
-    blocks::{PIECE, Piece, decode, empty_piece, fetch, run_start, settle},
+    blocks::{Levels, PIECE, Piece, decode, empty_piece, fetch, run_start, settle, share_levels},
     common::{F4, U4, dot4},
 };
 
@@ -188,6 +188,7 @@ fn dot(decoded: &Piece, part: &mut Part, #[comptime] kernel: MatVec) -> f32 {
 #[cube]
 fn decoded(
     words: &Array<u32>,
+    levels: &Levels,
     at: usize,
     piece: usize,
     zero: u32,
@@ -197,7 +198,7 @@ fn decoded(
 ) -> Piece {
     let mut decoded = empty_piece(kernel.format);
     let together = comptime!(kernel.together());
-    decode(words, at, piece, zero, &mut decoded, first, kernel.format, together, index);
+    decode(words, levels, at, piece, zero, &mut decoded, first, kernel.format, together, index);
     if comptime!(!kernel.uses_lifted()) {
         settle(&mut decoded, kernel.format);
     }
@@ -261,6 +262,8 @@ pub(super) fn product(
     let mut shared = SharedMemory::<F4>::new(comptime!(
         kernel.tile() * kernel.batch as usize / PIECE * PADDED / 4
     ));
+    // `x` is staged, between barriers, before the first code is looked up.
+    let levels = share_levels(format);
     let mut sums = zeros(kernel);
     let row_bytes = columns / comptime!(format.block_len()) * bytes;
     let starts = row_starts(first, row_bytes, io, kernel);
@@ -304,8 +307,9 @@ pub(super) fn product(
                                     let row = comptime!(chunk * at_once + r);
                                     let first = comptime!((a * at_once + r) * kernel.words());
                                     let at = starts[row] + block * bytes;
-                                    let decoded =
-                                        decoded(&words, at, piece, zero, first, index, kernel);
+                                    let decoded = decoded(
+                                        &words, &levels, at, piece, zero, first, index, kernel,
+                                    );
                                     sums[row] += dot(&decoded, &mut part, kernel);
                                 }
                             } else {
@@ -314,8 +318,9 @@ pub(super) fn product(
                                     let row = comptime!(chunk * at_once + r);
                                     let first = comptime!((a * at_once + r) * kernel.words());
                                     let at = starts[row] + block * bytes;
-                                    let decoded =
-                                        decoded(&words, at, piece, zero, first, index, kernel);
+                                    let decoded = decoded(
+                                        &words, &levels, at, piece, zero, first, index, kernel,
+                                    );
                                     #[unroll]
                                     for m in 0..batch_max {
                                         let mut part = load(&shared, base, piece, m, kernel);
