@@ -21,7 +21,7 @@ use crate::{
         AttentionOptions, Backend, CacheError, KvCache, KvCacheShape, RopeOrder, RotaryStep,
         kv_cache::check_append,
     },
-    dispatch::{Kernels, LaunchError, gather},
+    dispatch::{Kernels, LaunchError, choose, gather},
 };
 
 /// Why attention is not by kernels.
@@ -134,13 +134,12 @@ impl<R: Gpu> CubeKvCache<R> {
     /// The sizes of attention that turns queries and the newest key, and writes it, in the same launch;
     /// `None` where it does not: it reads the cache before it, so that there must be something.
     fn params_of_one(&self, heads: usize, step: &RotaryStep<Cube<R>>) -> Option<Params> {
-        let at_once = step.len == 1
-            && self.len > 0
-            && step.order == RopeOrder::HalfSplit
-            && self.shape.head_dim.is_multiple_of(16);
+        let at_once = step.len == 1 && self.len > 0 && step.order == RopeOrder::HalfSplit;
         let angles_per_sequence = step.cos.dims()[0] > 1;
         let params = || self.at(self.len + 1).params(1, heads, &step.options);
-        at_once.then(|| Params { angles_per_sequence, ..params() })
+        let params = at_once.then(|| Params { angles_per_sequence, ..params() })?;
+        let (dim, f16) = (self.shape.head_dim as u32, self.dtype == DType::F16);
+        choose::decode(&self.kernels, dim, f16, true, &params).map(|_| params)
     }
 
     /// Rotation, cache and attention by kernels; `None` where they do not take it.

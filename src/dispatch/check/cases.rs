@@ -21,7 +21,7 @@ pub(super) const SUMS: f64 = 2e-5;
 /// A few operations in f32; `exp` and `tanh` of GPUs.
 pub(super) const FEW: f64 = 1e-5;
 /// One rounding to f16.
-pub(super) const HALF: f64 = 1e-3;
+const HALF: f64 = 1e-3;
 
 /// The cases of a kernel, none of them large.
 pub fn cases(kernel: Kernel) -> Vec<Case> {
@@ -61,7 +61,7 @@ pub fn long_cases(kernel: Kernel) -> Vec<Case> {
     }
 }
 
-pub(super) fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
+fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(values).to_vec()
 }
 
