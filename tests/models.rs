@@ -118,7 +118,9 @@ impl EveryBackend for Reference {
             let diff = max_abs_diff(&all, &want);
             assert!(diff <= LOGITS, "{label} {arch}: logits differ by {diff}");
 
-            for steps in [&[17, 1, 5][..], &[1], &[39]] {
+            // Single positions are recorded past wgpu's encoder on Vulkan: before, between and after
+            // what is not.
+            for steps in [&[17, 1, 5][..], &[1, 1, 5], &[1], &[39]] {
                 let diff = max_abs_diff(&model.cached(&ids, steps), &all);
                 assert!(diff <= 1e-4, "{label} {arch} {steps:?}: the cache changes {diff}");
             }

@@ -3,7 +3,7 @@
 //! CubeCL's server takes the host 10 to 17 µs for each launch, more than a large GPU takes to run
 //! most of them. Here a launch only adds a line to a list ([`Kernels::gather`](super::Kernels::gather)).
 //! The list goes to the server as *one* task of its queue: there it is encoded into one command buffer,
-//! with bind groups that are kept from step to step, and submitted.
+//! with bind groups that are kept from step to step, and submitted ([`encode`](super::encode)).
 //!
 //! Order: what was asked of the server before the list is closed, by burn's operations or by uploads, is
 //! submitted before the list, and what is asked afterwards comes behind it. So an operation of burn's
@@ -11,11 +11,7 @@
 //! calls [`submit`] first, and a list is only open while the layers of a model run on a few rows, which
 //! use none; `tests/decode_step.rs` counts them.
 //!
-//! Memory: buffers made meanwhile come from a pool of this module, one for each thread. Steps take the
-//! same ones in the same order, so that bind groups are found again, and launches need not ask CubeCL
-//! for memory. A buffer that nobody holds is given to a later launch at once, even if the one that
-//! writes it is still on the list: the GPU runs a thread's launches in order. Those of several threads
-//! it may run in turns, which is why they share no pool.
+//! Memory: buffers made meanwhile come from pools of their own ([`pool`]).
 
 use std::{
     cell::RefCell,
@@ -25,20 +21,16 @@ use std::{
 
 use bytes::Bytes;
 use cubecl::{
-    CubeTask, ExecutionMode,
-    server::{Binding, ComputeServer, Handle, KernelArguments},
+    server::{Binding, ComputeServer, Handle},
     wgpu::{WgpuDevice, WgpuServer},
 };
-use cubecl_common::{
-    device::Device as _, device_handle::DeviceHandle, future::block_on, stream_id::StreamId,
-};
-use metal_candle_kernels::targets;
-use wgpu::ComputePipeline;
+use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id::StreamId};
 
 use super::{
     LaunchError,
     client::Client,
-    groups::Groups,
+    encode::{Encoder, Pipeline},
+    pool,
     queue::{self, Queue},
     read_back::{ReadBack, Staging},
     task::Task,
@@ -51,15 +43,13 @@ const LAUNCHES_AT_ONCE: usize = 32;
 /// The same of the first part of a list, which the GPU has nothing to do but wait for. Every part is
 /// half as long again as the one before.
 const FIRST_LAUNCHES: usize = 8;
-/// Bytes of the pool's buffers at the most.
-const POOL_BYTES: usize = 256 << 20;
 
 /// A launch on a list.
 pub(super) struct Listed {
-    pub(super) pipeline: Arc<ComputePipeline>,
+    pub(super) pipeline: Arc<Pipeline>,
     /// Of the kernel.
     pub(super) name: &'static str,
-    cubes: [u32; 2],
+    pub(super) cubes: [u32; 2],
     pub(super) buffers: Vec<Binding>,
 }
 
@@ -73,8 +63,6 @@ struct Open {
 
 thread_local! {
     static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
-    /// By the address of the gatherer; these live as long as the program.
-    static POOLS: RefCell<HashMap<usize, Pool>> = RefCell::default();
 }
 
 /// Hands over what the current thread has listed so far, if it has a list open.
@@ -92,9 +80,8 @@ pub fn submit() {
 pub(super) struct Gatherer {
     server: DeviceHandle<WgpuServer>,
     queue: Queue,
-    pipelines: Mutex<HashMap<&'static str, Result<Arc<ComputePipeline>, LaunchError>>>,
-    /// Used on the server's thread alone.
-    groups: Mutex<Groups>,
+    pipelines: Mutex<HashMap<&'static str, Result<Arc<Pipeline>, LaunchError>>>,
+    encoder: Mutex<Encoder>,
     staging: Staging,
     uploads: Uploads,
 }
@@ -106,11 +93,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Gatherer {
     /// That of a device which this crate opened.
     pub(super) fn new(device: &WgpuDevice) -> Option<Arc<Self>> {
+        let queue = queue::of(device)?;
         Some(Arc::new(Self {
             server: DeviceHandle::new(device.to_id()),
-            queue: queue::of(device)?,
             pipelines: Mutex::default(),
-            groups: Mutex::default(),
+            encoder: Mutex::new(Encoder::new(&queue)),
+            queue,
             staging: Staging::default(),
             uploads: Uploads::default(),
         }))
@@ -172,8 +160,7 @@ impl Gatherer {
 
     /// A buffer for what an open list computes.
     pub(super) fn buffer(&self, client: &Client, bytes: usize) -> Handle {
-        let address = std::ptr::from_ref(self).addr();
-        POOLS.with_borrow_mut(|pools| pools.entry(address).or_default().take(bytes, client))
+        pool::take(std::ptr::from_ref(self).addr(), bytes, client)
     }
 
     /// Shows the first bytes of a buffer (whole words), once all is done that was launched before.
@@ -237,13 +224,14 @@ impl Gatherer {
     }
 
     /// Compiles a kernel at its first use.
-    fn pipeline(&self, task: Task) -> Result<Arc<ComputePipeline>, LaunchError> {
+    fn pipeline(&self, task: Task) -> Result<Arc<Pipeline>, LaunchError> {
         if let Some(known) = lock(&self.pipelines).get(task.name) {
             return known.clone();
         }
-        let compiled = self.server.submit_blocking(|server| compile(&self.queue, server, task));
+        let compiled =
+            self.server.submit_blocking(|server| lock(&self.encoder).compile(server, task));
         let compiled = compiled.unwrap_or_else(|error| Err(format!("{error:?}")));
-        let compiled = compiled.map_err(|reason| {
+        let compiled = compiled.map(Arc::new).map_err(|reason| {
             let refusal = LaunchError::Driver { kernel: task.name.into(), reason };
             tracing::warn!(%refusal, "using other operations instead");
             refusal
@@ -264,23 +252,7 @@ impl Gatherer {
     /// On the server's thread: encodes and submits.
     fn encode(&self, server: &mut WgpuServer, launches: &[Listed]) {
         flush(server);
-        let mut groups = lock(&self.groups);
-        let mut groups = groups.next(&self.queue.device, server);
-        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for launch in launches {
-                match groups.of(launch) {
-                    Ok(group) => {
-                        pass.set_pipeline(&launch.pipeline);
-                        pass.set_bind_group(0, group, &[]);
-                        pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
-                    }
-                    Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
-                }
-            }
-        }
-        self.queue.queue.submit([encoder.finish()]);
+        lock(&self.encoder).submit(server, launches);
         let logger = server.logger();
         for launch in launches {
             logger.register_execution(launch.name);
@@ -292,56 +264,5 @@ impl Gatherer {
 fn flush(server: &mut WgpuServer) {
     if let Err(error) = ComputeServer::flush(server, StreamId::current()) {
         tracing::error!(%error, "an earlier operation failed");
-    }
-}
-
-/// On the server's thread: the pipeline of a pregenerated kernel.
-fn compile(
-    queue: &Queue,
-    server: &mut WgpuServer,
-    task: Task,
-) -> Result<Arc<ComputePipeline>, String> {
-    let mode = ExecutionMode::Unchecked;
-    let mut compiler = (queue.compiler)();
-    let compiled = task
-        .compile(&mut compiler, &server.compilation_options, mode, targets::ADDRESS)
-        .map_err(|error| error.to_string())?;
-    let scope = queue.device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let repr = || compiled.repr.as_ref().map(|repr| repr.as_ref());
-    let module = server.create_module(&compiled.entrypoint_name, repr(), &compiled.source, mode);
-    let pipeline = module.map(|module| {
-        let arguments = KernelArguments::new();
-        server.create_pipeline(&compiled.entrypoint_name, repr(), module, &arguments)
-    });
-    match block_on(scope.pop()) {
-        Some(error) => Err(error.to_string()),
-        None => pipeline.map_err(|error| error.to_string()),
-    }
-}
-
-/// Buffers by their size.
-#[derive(Default)]
-struct Pool {
-    buffers: HashMap<usize, Vec<Handle>>,
-    bytes: usize,
-}
-
-impl Pool {
-    fn take(&mut self, bytes: usize, client: &Client) -> Handle {
-        let bytes = bytes.next_multiple_of(256);
-        let of_size = self.buffers.entry(bytes).or_default();
-        // Free are those that only the pool holds: then it could change them.
-        if let Some(free) = of_size.iter().find(|handle| handle.can_mut()) {
-            return free.clone();
-        }
-        let handle = client.empty(bytes);
-        if self.bytes + bytes > POOL_BYTES {
-            // Sizes of other times; what is in use lives on.
-            self.buffers.clear();
-            self.bytes = 0;
-        }
-        self.bytes += bytes;
-        self.buffers.entry(bytes).or_default().push(handle.clone());
-        handle
     }
 }

@@ -1,0 +1,97 @@
+//! Turning a list of launches into one command buffer. There are two ways: through wgpu's own encoder,
+//! which every API has, and past it on Vulkan.
+
+mod tracked;
+#[cfg(not(target_os = "macos"))]
+mod vulkan;
+
+use cubecl::{
+    CubeTask, ExecutionMode,
+    prelude::CompiledKernel,
+    wgpu::{AutoCompiler, WgpuServer},
+};
+use metal_candle_kernels::targets;
+
+use super::{gather::Listed, queue::Queue, task::Task};
+
+/// How kernels that CubeCL's server is handed are compiled and run: every index is checked by them.
+const MODE: ExecutionMode = ExecutionMode::Unchecked;
+
+/// The environment variable that, set to 1, has lists go through wgpu's own encoder on every API: for
+/// comparing.
+#[cfg(not(target_os = "macos"))]
+const TRACKED_VARIABLE: &str = "METAL_CANDLE_WGPU_ENCODER";
+
+/// A compiled kernel in the form that the device's encoder takes.
+pub(super) enum Pipeline {
+    Tracked(wgpu::ComputePipeline),
+    #[cfg(not(target_os = "macos"))]
+    Vulkan(vulkan::Pipeline),
+}
+
+// A device has one encoder, and so one kind of pipeline.
+impl Pipeline {
+    fn tracked(&self) -> &wgpu::ComputePipeline {
+        match self {
+            Self::Tracked(pipeline) => pipeline,
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(_) => unreachable!("a pipeline of the other encoder"),
+        }
+    }
+
+    #[cfg(not(target_os = "macos"))]
+    fn vulkan(&self) -> &vulkan::Pipeline {
+        match self {
+            Self::Vulkan(pipeline) => pipeline,
+            Self::Tracked(_) => unreachable!("a pipeline of the other encoder"),
+        }
+    }
+}
+
+/// Encodes for one device. It is used on the server's thread alone.
+pub(super) enum Encoder {
+    Tracked(tracked::Encoder),
+    #[cfg(not(target_os = "macos"))]
+    Vulkan(vulkan::Encoder),
+}
+
+impl Encoder {
+    /// The fastest one that a device has.
+    pub(super) fn new(queue: &Queue) -> Self {
+        #[cfg(not(target_os = "macos"))]
+        if std::env::var_os(TRACKED_VARIABLE).is_none_or(|value| value != "1")
+            && let Some(encoder) = vulkan::Encoder::new(queue)
+        {
+            return Self::Vulkan(encoder);
+        }
+        Self::Tracked(tracked::Encoder::new(queue))
+    }
+
+    /// The pipeline of a pregenerated kernel.
+    pub(super) fn compile(&self, server: &mut WgpuServer, task: Task) -> Result<Pipeline, String> {
+        match self {
+            Self::Tracked(encoder) => encoder.compile(server, task).map(Pipeline::Tracked),
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(encoder) => encoder.compile(server, task).map(Pipeline::Vulkan),
+        }
+    }
+
+    /// Encodes the launches of a list, and submits them.
+    pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
+        match self {
+            Self::Tracked(encoder) => encoder.submit(server, launches),
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(encoder) => encoder.submit(server, launches),
+        }
+    }
+}
+
+/// A kernel in the device's language.
+fn compile(
+    queue: &Queue,
+    server: &WgpuServer,
+    task: Task,
+) -> Result<CompiledKernel<AutoCompiler>, String> {
+    task.compile(&mut (queue.compiler)(), &server.compilation_options, MODE, targets::ADDRESS)
+        .map_err(|error| error.to_string())
+}

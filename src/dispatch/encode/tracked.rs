@@ -1,0 +1,80 @@
+//! Lists through wgpu's own encoder, which checks every command and sets the barriers.
+
+use cubecl::{server::KernelArguments, wgpu::WgpuServer};
+use cubecl_common::future::block_on;
+use wgpu::{BindGroup, ComputePipeline};
+
+use super::MODE;
+use crate::dispatch::{
+    gather::Listed,
+    groups::Groups,
+    places::{Place, Places},
+    queue::Queue,
+    task::Task,
+};
+
+/// Encodes for one device.
+pub(in crate::dispatch) struct Encoder {
+    queue: Queue,
+    groups: Groups<BindGroup>,
+}
+
+impl Encoder {
+    pub(super) fn new(queue: &Queue) -> Self {
+        Self { queue: queue.clone(), groups: Groups::default() }
+    }
+
+    pub(super) fn compile(
+        &self,
+        server: &mut WgpuServer,
+        task: Task,
+    ) -> Result<ComputePipeline, String> {
+        let compiled = super::compile(&self.queue, server, task)?;
+        let scope = self.queue.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let name = &compiled.entrypoint_name;
+        let repr = || compiled.repr.as_ref().map(|repr| repr.as_ref());
+        let module = server.create_module(name, repr(), &compiled.source, MODE);
+        let pipeline = module
+            .map(|module| server.create_pipeline(name, repr(), module, &KernelArguments::new()));
+        match block_on(scope.pop()) {
+            Some(error) => Err(error.to_string()),
+            None => pipeline
+                .map(|pipeline| ComputePipeline::clone(&pipeline))
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
+        self.groups.next_list(|| ());
+        let mut places = Places::new(server);
+        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for launch in launches {
+                let pipeline = launch.pipeline.tracked();
+                let group = places.of(&launch.buffers).and_then(|places| {
+                    let make = |places: &[Place]| Ok(bind(&self.queue.device, pipeline, places));
+                    self.groups.of(launch.name, places, make)
+                });
+                match group {
+                    Ok(group) => {
+                        pass.set_pipeline(pipeline);
+                        pass.set_bind_group(0, &*group, &[]);
+                        pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
+                    }
+                    Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
+                }
+            }
+        }
+        self.queue.queue.submit([encoder.finish()]);
+    }
+}
+
+fn bind(device: &wgpu::Device, pipeline: &ComputePipeline, places: &[Place]) -> BindGroup {
+    let entries: Vec<_> = (0..).zip(places).map(|(binding, place)| place.entry(binding)).collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &entries,
+    })
+}

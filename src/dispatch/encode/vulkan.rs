@@ -1,0 +1,334 @@
+//! Lists past wgpu's own encoder, on Vulkan: a launch is a pipeline, a bind group, a dispatch and a
+//! barrier in Vulkan's command buffer, which takes the host a few hundred nanoseconds. wgpu needs some
+//! microseconds for it, more than a large GPU takes to run it, so that lists had to be submitted in
+//! many parts, whose ends the GPU waits 30 µs for.
+//!
+//! wgpu hands out its own objects for this (`as_hal`), and knows nothing of what is done with them:
+//!
+//! - Barriers: what was submitted before a list is waited for, and what comes behind it waits for the
+//!   list, whatever buffers either of them uses. In between, each launch waits for the one before.
+//! - Zeros: wgpu clears what it has not seen anybody write, at its next use. So a new place is shown to
+//!   it first ([`Encoder::show`]): it is cleared then, if ever.
+//! - Lifetimes: bind groups keep their buffers, and are only forgotten when the GPU has come to an end.
+
+use std::{collections::HashSet, sync::Arc};
+
+use ash::vk;
+use cubecl::{
+    prelude::CompiledKernel,
+    wgpu::{AutoCompiler, AutoRepresentation, WgpuServer},
+};
+use wgpu::{
+    BindGroupLayoutEntry, BindingType, BufferBindingType, PollType, ShaderStages,
+    hal::{self, CommandEncoder as _, Device as _, api::Vulkan, vulkan},
+};
+
+use crate::dispatch::{
+    gather::Listed,
+    groups::Groups,
+    places::{Place, Places},
+    queue::Queue,
+    task::Task,
+};
+
+/// A compiled kernel. It is never destroyed: devices, and their pipelines, live as long as the program.
+pub(in crate::dispatch) struct Pipeline {
+    compiled: vulkan::ComputePipeline,
+    layout: vulkan::PipelineLayout,
+    group_layout: vulkan::BindGroupLayout,
+}
+
+/// A bind group, whose buffers live as long as it is known ([`Groups`]).
+struct Group {
+    device: wgpu::Device,
+    set: Option<vulkan::BindGroup>,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: it is the device that made it, and the GPU has ended what used it ([`Encoder::submit`]).
+        unsafe {
+            if let (Some(device), Some(group)) = (self.device.as_hal::<Vulkan>(), self.set.take()) {
+                device.destroy_bind_group(group);
+            }
+        }
+    }
+}
+
+/// Encodes for one device.
+pub(in crate::dispatch) struct Encoder {
+    queue: Queue,
+    groups: Groups<Group>,
+    /// Does nothing with one buffer.
+    idle: wgpu::ComputePipeline,
+    /// What wgpu knows to be initialised.
+    shown: HashSet<Place>,
+}
+
+/// A launch with its bind group.
+type Bound<'a> = (&'a Listed, &'a Pipeline, Arc<Group>);
+
+impl Encoder {
+    /// For a device of Vulkan's that takes SPIR-V.
+    pub(super) fn new(queue: &Queue) -> Option<Self> {
+        // SAFETY: nothing is done with it.
+        let is_vulkan = unsafe { queue.device.as_hal::<Vulkan>() }.is_some();
+        let takes_spirv = matches!((queue.compiler)(), AutoCompiler::SpirV(_));
+        (is_vulkan && takes_spirv).then(|| Self {
+            queue: queue.clone(),
+            groups: Groups::default(),
+            idle: idle(&queue.device),
+            shown: HashSet::new(),
+        })
+    }
+
+    pub(super) fn compile(&self, server: &WgpuServer, task: Task) -> Result<Pipeline, String> {
+        let CompiledKernel { entrypoint_name, repr, .. } =
+            super::compile(&self.queue, server, task)?;
+        let Some(AutoRepresentation::SpirV(kernel)) = repr else {
+            return Err("it was not compiled to SPIR-V".into());
+        };
+        // SAFETY: the device is alive, and makes and takes these objects.
+        unsafe {
+            let device = self.queue.device.as_hal::<Vulkan>().ok_or("the device is gone")?;
+            pipeline(&device, &entrypoint_name, &kernel.assembled_module, kernel.bindings.len())
+        }
+    }
+
+    pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
+        let Self { queue, groups, shown, .. } = self;
+        groups.next_list(|| {
+            if let Err(error) = queue.device.poll(PollType::wait_indefinitely()) {
+                tracing::error!(%error, "waiting before bind groups are forgotten");
+            }
+            shown.clear();
+        });
+        let mut places = Places::new(server);
+        let mut fresh = Vec::new();
+        let mut bound: Vec<Bound<'_>> = Vec::with_capacity(launches.len());
+        for launch in launches {
+            let pipeline = launch.pipeline.vulkan();
+            let group = places.of(&launch.buffers).and_then(|places| {
+                self.groups.of(launch.name, places, |places| {
+                    fresh.extend(
+                        places.iter().filter(|&place| !self.shown.contains(place)).cloned(),
+                    );
+                    bind(&self.queue.device, pipeline, places)
+                })
+            });
+            match group {
+                Ok(group) => bound.push((launch, pipeline, group)),
+                Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
+            }
+        }
+        self.show(fresh);
+        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
+        // SAFETY: the device is alive, the encoder is used for nothing else, and bind groups live until
+        // the device has been waited for.
+        unsafe {
+            let Some(device) = self.queue.device.as_hal::<Vulkan>() else { return };
+            encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
+                let Some(encoder) = encoder else { return };
+                record(device.raw_device(), encoder, &bound);
+            });
+        }
+        self.queue.queue.submit([encoder.finish()]);
+    }
+
+    /// Has wgpu initialise places, unless they are.
+    fn show(&mut self, places: Vec<Place>) {
+        if places.is_empty() {
+            return;
+        }
+        let device = &self.queue.device;
+        let mut encoder = device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&self.idle);
+            for place in places {
+                let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &self.idle.get_bind_group_layout(0),
+                    entries: &[place.entry(0)],
+                });
+                pass.set_bind_group(0, &group, &[]);
+                pass.dispatch_workgroups(1, 1, 1);
+                self.shown.insert(place);
+            }
+        }
+        self.queue.queue.submit([encoder.finish()]);
+    }
+}
+
+fn storage(binding: u32) -> BindGroupLayoutEntry {
+    BindGroupLayoutEntry {
+        binding,
+        visibility: ShaderStages::COMPUTE,
+        ty: BindingType::Buffer {
+            // Pieces of one buffer may be read and written.
+            ty: BufferBindingType::Storage { read_only: false },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    }
+}
+
+/// A kernel of wgpu's own that does nothing with a buffer.
+fn idle(device: &wgpu::Device) -> wgpu::ComputePipeline {
+    let group_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: None,
+        entries: &[storage(0)],
+    });
+    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: None,
+        bind_group_layouts: &[Some(&group_layout)],
+        immediate_size: 0,
+    });
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: None,
+        source: wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn main() {}".into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: Some(&layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    })
+}
+
+/// # Safety
+/// The module must be valid SPIR-V with so many buffers.
+unsafe fn pipeline(
+    device: &vulkan::Device,
+    name: &str,
+    words: &[u32],
+    buffers: usize,
+) -> Result<Pipeline, String> {
+    let entries: Vec<_> = (0..).take(buffers).map(storage).collect();
+    // SAFETY: all objects are the device's own.
+    unsafe {
+        let group_layout = device
+            .create_bind_group_layout(&hal::BindGroupLayoutDescriptor {
+                label: None,
+                flags: hal::BindGroupLayoutFlags::empty(),
+                entries: &entries,
+            })
+            .map_err(|error| error.to_string())?;
+        let layout = device
+            .create_pipeline_layout(&hal::PipelineLayoutDescriptor {
+                label: None,
+                flags: hal::PipelineLayoutFlags::empty(),
+                bind_group_layouts: &[Some(&group_layout)],
+                immediate_size: 0,
+            })
+            .map_err(|error| error.to_string())?;
+        let descriptor = hal::ShaderModuleDescriptor {
+            label: None,
+            runtime_checks: wgpu::ShaderRuntimeChecks::unchecked(),
+        };
+        let module = device
+            .create_shader_module(&descriptor, hal::ShaderInput::SpirV(words))
+            .map_err(|error| error.to_string())?;
+        let compiled = device.create_compute_pipeline(&hal::ComputePipelineDescriptor {
+            label: None,
+            layout: &layout,
+            stage: hal::ProgrammableStage {
+                module: &module,
+                entry_point: name,
+                constants: &Default::default(),
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None::<&vulkan::PipelineCache>,
+        });
+        device.destroy_shader_module(module);
+        let compiled = compiled.map_err(|error| error.to_string())?;
+        Ok(Pipeline { compiled, layout, group_layout })
+    }
+}
+
+fn bind(device: &wgpu::Device, pipeline: &Pipeline, places: &[Place]) -> Result<Group, String> {
+    // SAFETY: a wgpu buffer's inner one stays where it is until it is destroyed, which nobody does before
+    // the last handle is gone, and `places` has handles. (The locks of several `as_hal` cannot be held
+    // at once.)
+    let buffers: Option<Vec<&vulkan::Buffer>> = places
+        .iter()
+        .map(|place| unsafe { Some(&*std::ptr::from_ref(&*place.buffer.as_hal::<Vulkan>()?)) })
+        .collect();
+    let buffers = buffers.ok_or("a buffer is gone")?;
+    let buffers: Vec<_> = buffers
+        .into_iter()
+        .zip(places)
+        .map(|(buffer, place)| {
+            hal::BufferBinding::new_unchecked(buffer, place.offset, place.size())
+        })
+        .collect();
+    let entries: Vec<_> = (0..)
+        .take(buffers.len())
+        .map(|i| hal::BindGroupEntry { binding: i, resource_index: i, count: 1 })
+        .collect();
+    // SAFETY: all objects are the device's own, and the buffers are alive.
+    let group = unsafe {
+        let device = device.as_hal::<Vulkan>().ok_or("the device is gone")?;
+        device.create_bind_group(&hal::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.group_layout,
+            buffers: &buffers,
+            samplers: &[],
+            textures: &[],
+            entries: &entries,
+            acceleration_structures: &[],
+            external_textures: &[],
+        })
+    };
+    let group = group.map_err(|error| error.to_string())?;
+    Ok(Group { device: device.clone(), set: Some(group) })
+}
+
+/// # Safety
+/// The encoder must be the device's, and everything bound must live until the commands have ended.
+unsafe fn record(device: &ash::Device, encoder: &mut vulkan::CommandEncoder, bound: &[Bound<'_>]) {
+    use vk::{AccessFlags as Access, PipelineStageFlags as Stages};
+    // SAFETY: as the caller says.
+    let buffer = unsafe { encoder.raw_handle() };
+    let barrier = |(stages, access): (Stages, Access), (next, next_access): (Stages, Access)| {
+        let memory =
+            vk::MemoryBarrier::default().src_access_mask(access).dst_access_mask(next_access);
+        // SAFETY: the command buffer is being recorded.
+        unsafe {
+            device.cmd_pipeline_barrier(
+                buffer,
+                stages,
+                next,
+                vk::DependencyFlags::empty(),
+                &[memory],
+                &[],
+                &[],
+            );
+        }
+    };
+    let writes = (Stages::COMPUTE_SHADER, Access::SHADER_WRITE);
+    let uses = (Stages::COMPUTE_SHADER, Access::SHADER_READ | Access::SHADER_WRITE);
+    barrier((Stages::ALL_COMMANDS, Access::MEMORY_WRITE), uses);
+    // SAFETY: as the caller says.
+    unsafe {
+        encoder.begin_compute_pass(&hal::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: None,
+        });
+        for (i, (launch, pipeline, group)) in bound.iter().enumerate() {
+            let Some(group) = &group.set else { continue };
+            if i > 0 {
+                barrier(writes, uses);
+            }
+            encoder.set_compute_pipeline(&pipeline.compiled);
+            encoder.set_bind_group(&pipeline.layout, 0, group, &[]);
+            encoder.dispatch([launch.cubes[0], launch.cubes[1], 1]);
+        }
+        encoder.end_compute_pass();
+    }
+    let all = Access::MEMORY_READ | Access::MEMORY_WRITE;
+    barrier(writes, (Stages::ALL_COMMANDS, all));
+}
