@@ -25,8 +25,9 @@ const KERNELS: [&str; 11] = [
     "swiglu",
 ];
 
-/// What all of them may take, in bytes: they are there to be read.
-const LIMIT: u64 = 544 << 10;
+/// What all of them may take, in bytes: they are there to be read. (The last joins of `attention_merge`,
+/// 45 KB of it, are unrolled: so they were timed.)
+const LIMIT: u64 = 576 << 10;
 
 const LANGUAGES: [&str; 3] = ["msl", "wgsl", "cuda"];
 

@@ -1,7 +1,8 @@
 //! The parts of the keys joined: `out = Σ vector · e^(maximum - best) / Σ sum · e^(maximum - best)`.
 //!
-//! A cube joins one row: its threads first weigh the parts, then each adds four values of some of
-//! them, and last these sums are added.
+//! A cube joins one row: a thread adds four values of some of the parts, each as much as its maximum
+//! says, and the first threads join these sums likewise. So nothing is waited for but one read from
+//! memory and one exchange.
 //!
 //! Buffers: vectors and ends (as [`super::Decode`] leaves them), `params`; out
 //! `[batch, len, heads, dim]`. A row that sees no key gives zeros.
@@ -13,6 +14,8 @@ use crate::common::{Builder, F4};
 
 /// Threads in a cube.
 const THREADS: usize = 256;
+/// Parts that a thread reads at a time.
+const AHEAD: usize = 4;
 /// Parts at most.
 pub const MAX_SPLITS: u32 = 256;
 
@@ -57,56 +60,70 @@ fn merge(
     let splits = params[7] as usize;
     let rows = params[0] as usize * params[1] as usize * params[2] as usize;
     // Cubes behind the end do the last row again.
-    let row = min(CUBE_POS, rows - 1);
+    let first = min(CUBE_POS, rows - 1) * splits;
     let thread = UNIT_POS_X as usize;
-
-    let mut weights = SharedMemory::<f32>::new(comptime!(MAX_SPLITS as usize));
-    let mut sums = SharedMemory::<f32>::new(comptime!(MAX_SPLITS as usize));
-    let mut partial = SharedMemory::<F4>::new(THREADS);
-    let mut part = thread;
-    while part < splits {
-        weights[part] = ends[(row * splits + part) * 2];
-        sums[part] = ends[(row * splits + part) * 2 + 1];
-        part += THREADS;
-    }
-    sync_cube();
-    let mut best = f32::new(LOWEST);
-    for part in 0..splits {
-        best = max(best, weights[part]);
-    }
-    sync_cube();
-    // Each weight by one thread.
-    let mut part = thread;
-    while part < splits {
-        let weight = (weights[part] - best).exp();
-        weights[part] = weight;
-        sums[part] *= weight;
-        part += THREADS;
-    }
-    sync_cube();
-    let mut sum = 0.0f32;
-    for part in 0..splits {
-        sum += sums[part];
-    }
     let lane = thread % lanes;
     let slice = thread / lanes;
+
+    let mut best = f32::new(LOWEST);
+    let mut sum = 0.0f32;
     let mut value = F4::new(0.0f32);
-    if slice < slices {
-        let mut part = slice;
-        while part < splits {
-            value += vectors[(row * splits + part) * lanes + lane] * F4::new(weights[part]);
-            part += slices;
+    let mut maxima = Array::<f32>::new(AHEAD);
+    let mut part_sums = Array::<f32>::new(AHEAD);
+    let mut held = Array::<F4>::new(AHEAD);
+    let mut part = slice;
+    while part < splits {
+        // All of these are on their way at once. Places behind the end read the last part.
+        let before = best;
+        #[unroll]
+        for i in 0..AHEAD {
+            let at = first + min(part + i * slices, splits - 1);
+            let exists = part + i * slices < splits;
+            maxima[i] = select(exists, ends[at * 2], f32::new(LOWEST));
+            part_sums[i] = select(exists, ends[at * 2 + 1], 0.0f32);
+            held[i] = vectors[at * lanes + lane];
         }
+        #[unroll]
+        for i in 0..AHEAD {
+            best = max(best, maxima[i]);
+        }
+        let factor = (before - best).exp();
+        sum *= factor;
+        value *= F4::new(factor);
+        #[unroll]
+        for i in 0..AHEAD {
+            let exists = part + i * slices < splits;
+            let weight = select(exists, (maxima[i] - best).exp(), 0.0f32);
+            sum += part_sums[i] * weight;
+            value += held[i] * F4::new(weight);
+        }
+        part += comptime!(AHEAD * slices);
     }
-    partial[thread] = value;
+
+    let mut bests = SharedMemory::<f32>::new(slices);
+    let mut sums = SharedMemory::<f32>::new(slices);
+    let mut values = SharedMemory::<F4>::new(THREADS);
+    if lane == 0 && slice < slices {
+        bests[slice] = best;
+        sums[slice] = sum;
+    }
+    values[thread] = value;
     sync_cube();
     if thread < lanes {
-        let mut total = F4::new(0.0f32);
-        for slice in 0..slices {
-            total += partial[slice * lanes + lane];
+        #[unroll]
+        for i in 0..slices {
+            best = max(best, bests[i]);
         }
-        let is_empty = sum == 0.0f32;
-        let factor = select(is_empty, 0.0f32, 1.0f32 / select(is_empty, 1.0f32, sum));
-        out[row * lanes + lane] = total * F4::new(factor);
+        let mut all = 0.0f32;
+        let mut total = F4::new(0.0f32);
+        #[unroll]
+        for i in 0..slices {
+            let weight = (bests[i] - best).exp();
+            all += sums[i] * weight;
+            total += values[i * lanes + lane] * F4::new(weight);
+        }
+        let is_empty = all == 0.0f32;
+        let factor = select(is_empty, 0.0f32, 1.0f32 / select(is_empty, 1.0f32, all));
+        out[min(CUBE_POS, rows - 1) * lanes + lane] = total * F4::new(factor);
     }
 }

@@ -2,14 +2,17 @@
 
 use cubecl::prelude::*;
 
-use super::{Buffers, MatVec, PADDED, ends, first_row, row_starts, zeros};
+use super::{Buffers, MatVec, ends, first_row, row_starts, zeros};
 use crate::{
+    Format,
     blocks::{Levels, PIECE, Piece, decode, empty_piece, fetch, run_start, settle, share_levels},
     common::{F4, U4, dot4},
 };
 
 /// Words of the weight that a thread has under way, about.
 const UNDER_WAY: usize = 48;
+/// Values of `x` that are left out in shared memory after those that one thread takes.
+const GAP: usize = 4;
 /// Columns of `x` in shared memory at a time, at the most.
 const LARGEST_TILE: usize = 4096;
 
@@ -32,6 +35,16 @@ impl MatVec {
         if together > block { together } else { block }
     }
 
+    /// Values of `x` that a thread takes together, and whose neighbours other threads take.
+    const fn taken(self) -> usize {
+        self.together() * PIECE
+    }
+
+    /// Vectors of shared memory for so many values of one row of `x`.
+    const fn vectors(self, values: usize) -> usize {
+        values / self.taken() * (self.taken() + GAP) / 4
+    }
+
     /// Words that are read for a step of a row.
     const fn words(self) -> usize {
         self.format.words(self.together())
@@ -39,8 +52,11 @@ impl MatVec {
 
     /// Rows whose pieces are read before the first is used.
     const fn rows_at_once(self) -> usize {
-        let fit = (UNDER_WAY / self.words()).next_power_of_two();
-        let fit = if fit * self.words() > UNDER_WAY { fit / 2 } else { fit };
+        // Four rows of Q4_K behind a norm take 168 registers, which leaves a processor three cubes.
+        let takes_many = matches!(self.format, Format::Q4_K) && self.normed;
+        let under_way = if takes_many { UNDER_WAY / 2 } else { UNDER_WAY };
+        let fit = (under_way / self.words()).next_power_of_two();
+        let fit = if fit * self.words() > under_way { fit / 2 } else { fit };
         if fit < self.rows as usize { fit } else { self.rows as usize }
     }
 
@@ -68,6 +84,14 @@ impl MatVec {
     }
 }
 
+/// The vector of shared memory with value `e` of a row of `x`. Threads that read at the distance of what
+/// each of them takes meet different banks: eight vectors are read at a time, and lie in all 32 banks.
+#[cube]
+fn place_of(e: usize, #[comptime] kernel: MatVec) -> usize {
+    let taken = comptime!(kernel.taken());
+    (e / taken) * comptime!((kernel.taken() + GAP) / 4) + (e % taken) / 4
+}
+
 /// Stages columns `from..from + count` of every row of `x`, and sums their squares, where there is a
 /// norm: each by the thread that reads it.
 #[cube]
@@ -79,7 +103,6 @@ fn stage(
     count: usize,
     #[comptime] kernel: MatVec,
 ) {
-    let tile = comptime!(kernel.tile());
     let columns = io.params[1] as usize;
     let batch = io.params[2] as usize;
     let x_first = io.params[4] as usize;
@@ -89,13 +112,13 @@ fn stage(
         let base = ((x_first + min(m, batch - 1)) * columns + from) / 4;
         let mut v = UNIT_POS_X as usize;
         while v < count / 4 {
-            let place = (v / 8) * comptime!(PADDED / 4) + v % 8;
+            let place = place_of(4 * v, kernel);
             let mut value = io.x[base + v];
             if comptime!(kernel.normed) {
                 sums[comptime!(kernel.products())] += dot4(value, value);
                 value *= io.gain[from / 4 + v];
             }
-            shared[comptime!(m * tile / PIECE * PADDED / 4) + place] = value;
+            shared[comptime!(m * kernel.vectors(kernel.tile())) + place] = value;
             v += comptime!(kernel.threads() as usize);
         }
     }
@@ -128,9 +151,7 @@ fn load(
     #[unroll]
     for run in 0..comptime!(format.runs()) {
         let e = base + run_start(piece, run, format);
-        let place = comptime!(m * kernel.tile() / PIECE * PADDED / 4)
-            + (e / 32) * comptime!(PADDED / 4)
-            + (e % 32) / 4;
+        let place = comptime!(m * kernel.vectors(kernel.tile())) + place_of(e, kernel);
         let mut sum = 0.0f32;
         let mut lift = 0.0f32;
         #[unroll]
@@ -259,9 +280,8 @@ pub(super) fn product(
     // There are not that many rows.
     let zero = io.params[2] >> 31;
 
-    let mut shared = SharedMemory::<F4>::new(comptime!(
-        kernel.tile() * kernel.batch as usize / PIECE * PADDED / 4
-    ));
+    let mut shared =
+        SharedMemory::<F4>::new(comptime!(kernel.batch as usize * kernel.vectors(kernel.tile())));
     // `x` is staged, between barriers, before the first code is looked up.
     let levels = share_levels(format);
     let mut sums = zeros(kernel);
@@ -295,7 +315,7 @@ pub(super) fn product(
                         let global = from / PIECE + place * comptime!(kernel.together());
                         let block = global / pieces;
                         let piece = global % pieces;
-                        // Within the tile: `x` lies there by value, 32 of them in `PADDED` places.
+                        // Within the tile: `x` lies there by value.
                         let base = block * comptime!(format.block_len()) - from;
                         #[unroll]
                         for index in 0..comptime!(kernel.together()) {

@@ -15,8 +15,7 @@
 //! - Plain weights: a thread reads four values at a time, neighbours reading neighbours, and takes `x`
 //!   straight from memory (it stays in the cache).
 //! - Blocks: a thread decodes a piece of 32 values. `x` lies in shared memory, padded so that
-//!   threads that read at a distance of 32 values meet different banks; it is staged a
-//!   tile at a time.
+//!   threads that read what each of them takes meet different banks; it is staged a tile at a time.
 
 mod blocks;
 mod ends;
@@ -33,9 +32,6 @@ use crate::{
 };
 pub use low_rank::{LowRank, MAX_RANK};
 pub(crate) use table::table;
-
-/// What 32 of them take there.
-pub(crate) const PADDED: usize = 36;
 
 /// A matrix-vector kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
