@@ -21,6 +21,9 @@ use super::{Kernels, LaunchError};
 const WORKING_SET: usize = 256 << 20;
 /// How long a device works before it is timed.
 const WARM_UP: Duration = Duration::from_millis(150);
+/// The same after it has had nothing to do for a while, as when data for a shape is made: an H200 then
+/// takes three times as long for everything, for 400 ms.
+const FIRST_WARM_UP: Duration = Duration::from_millis(800);
 /// Bytes that the ceiling is measured with.
 const COPIED: usize = 512 << 20;
 
@@ -150,11 +153,13 @@ impl<'a> Tuner<'a> {
     /// Keeps the device busy until its clocks have risen: an idle GPU runs at a fraction of them.
     fn warm_up(
         &self,
+        is_first: bool,
         launch: &(impl Fn(usize) -> Result<(), LaunchError> + Send + Sync),
     ) -> Result<(), TuneError> {
         let start = Instant::now();
         let mut i = 0;
-        while start.elapsed() < WARM_UP {
+        let long = if is_first { FIRST_WARM_UP } else { WARM_UP };
+        while start.elapsed() < long {
             for _ in 0..self.repeats {
                 launch(i)?;
                 i += 1;
@@ -164,12 +169,14 @@ impl<'a> Tuner<'a> {
         Ok(())
     }
 
-    /// The median over five samples (after one to warm up) of the seconds that a launch takes.
+    /// The median over five samples (after one to warm up) of the seconds that a launch takes. The
+    /// device may have been idle before the first one of a shape.
     fn time(
         &self,
+        is_first: bool,
         launch: impl Fn(usize) -> Result<(), LaunchError> + Send + Sync,
     ) -> Result<f64, TuneError> {
-        self.warm_up(&launch)?;
+        self.warm_up(is_first, &launch)?;
         let mut samples = Vec::new();
         for sample in 0..6 {
             let time = self.kernels.profile(|| {
@@ -198,7 +205,7 @@ impl<'a> Tuner<'a> {
         for kernel in table() {
             let Kernel::Copy(variant) = kernel else { continue };
             let cubes = (bytes / copy::Copy::bytes_per_cube(variant)).min(65_535);
-            let seconds = self.time(|_| {
+            let seconds = self.time(best == 0.0, |_| {
                 // SAFETY: so many cubes copy no more than the buffers hold.
                 unsafe { self.kernels.launch_buffers(kernel, cubes as u32, &[&source, &target]) }
             })?;
@@ -239,7 +246,7 @@ impl<'a> Tuner<'a> {
             {
                 continue;
             }
-            let seconds = self.time(|i| {
+            let seconds = self.time(timings.is_empty(), |i| {
                 let mut inputs = vec![&weights[i % copies], &x[0]];
                 // The gain of the norm.
                 inputs.extend(variant.normed.then_some(&x[0]));
@@ -283,7 +290,7 @@ impl<'a> Tuner<'a> {
             let vectors = self.kernels.empty((params.parts() * decode.dim) as usize * 4);
             let ends = self.kernels.empty(params.parts() as usize * 2 * 4);
             let merge = attention::Merge { dim: decode.dim };
-            let seconds = self.time(|i| {
+            let seconds = self.time(timings.is_empty(), |i| {
                 let (keys, values) = (&caches[2 * (i % copies)], &caches[2 * (i % copies) + 1]);
                 // SAFETY: the buffers were made for these parameters.
                 unsafe {
