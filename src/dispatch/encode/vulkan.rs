@@ -123,14 +123,17 @@ impl Encoder {
         }
         self.show(fresh);
         let mut encoder = self.queue.device.create_command_encoder(&Default::default());
-        // SAFETY: the device is alive, the encoder is used for nothing else, and bind groups live until
-        // the device has been waited for.
-        unsafe {
-            let Some(device) = self.queue.device.as_hal::<Vulkan>() else { return };
-            encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
-                let Some(encoder) = encoder else { return };
-                record(device.raw_device(), encoder, &bound);
-            });
+        // SAFETY: the encoder is used for nothing else, and bind groups live until the device has been
+        // waited for.
+        let recorded = unsafe {
+            self.queue.device.as_hal::<Vulkan>().and_then(|device| {
+                encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
+                    encoder.map(|encoder| record(device.raw_device(), encoder, &bound))
+                })
+            })
+        };
+        if recorded.is_none() {
+            tracing::error!(launches = bound.len(), "not launched: the device is gone");
         }
         self.queue.queue.submit([encoder.finish()]);
     }
