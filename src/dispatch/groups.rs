@@ -1,8 +1,16 @@
 //! Bind groups that are kept from step to step, in the form of either encoder.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
-use super::places::Place;
+use cubecl::wgpu::WgpuServer;
+
+use super::{
+    gather::Listed,
+    places::{Place, Places},
+};
 
 /// Lists for which a bind group is kept that none of them used: it keeps its buffers alive.
 const KEPT_LISTS: u64 = 256;
@@ -38,14 +46,35 @@ impl<G> Groups<G> {
         }
     }
 
-    /// That of a kernel and its buffers; `make` makes it.
-    pub(super) fn of<E>(
+    /// Those of a list's launches; `make` makes one that is not known. Launches that get none are left
+    /// out, and why is logged.
+    pub(super) fn of_list<'a>(
+        &mut self,
+        server: &mut WgpuServer,
+        launches: &'a [Listed],
+        mut make: impl FnMut(&Listed, &[Place]) -> Result<G, String>,
+    ) -> Vec<(&'a Listed, Arc<G>)> {
+        let mut places = Places::new(server);
+        let mut found = Vec::with_capacity(launches.len());
+        for launch in launches {
+            let group = places
+                .of(&launch.buffers)
+                .and_then(|places| self.of(launch.name, places, |places| make(launch, places)));
+            match group {
+                Ok(group) => found.push((launch, group)),
+                Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
+            }
+        }
+        found
+    }
+
+    /// That of a kernel and its buffers.
+    fn of(
         &mut self,
         kernel: &'static str,
         places: Vec<Place>,
-        make: impl FnOnce(&[Place]) -> Result<G, E>,
-    ) -> Result<Arc<G>, E> {
-        use std::collections::hash_map::Entry;
+        make: impl FnOnce(&[Place]) -> Result<G, String>,
+    ) -> Result<Arc<G>, String> {
         let kept = match self.known.entry((kernel, places)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(free) => {

@@ -5,13 +5,7 @@ use cubecl_common::future::block_on;
 use wgpu::{BindGroup, ComputePipeline};
 
 use super::MODE;
-use crate::dispatch::{
-    gather::Listed,
-    groups::Groups,
-    places::{Place, Places},
-    queue::Queue,
-    task::Task,
-};
+use crate::dispatch::{gather::Listed, groups::Groups, places::Place, queue::Queue, task::Task};
 
 /// Encodes for one device.
 pub(in crate::dispatch) struct Encoder {
@@ -46,24 +40,17 @@ impl Encoder {
 
     pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
         self.groups.next_list(|| ());
-        let mut places = Places::new(server);
-        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
+        let device = &self.queue.device;
+        let bound = self.groups.of_list(server, launches, |launch, places| {
+            Ok(bind(device, launch.pipeline.tracked(), places))
+        });
+        let mut encoder = device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for launch in launches {
-                let pipeline = launch.pipeline.tracked();
-                let group = places.of(&launch.buffers).and_then(|places| {
-                    let make = |places: &[Place]| Ok(bind(&self.queue.device, pipeline, places));
-                    self.groups.of(launch.name, places, make)
-                });
-                match group {
-                    Ok(group) => {
-                        pass.set_pipeline(pipeline);
-                        pass.set_bind_group(0, &*group, &[]);
-                        pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
-                    }
-                    Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
-                }
+            for (launch, group) in &bound {
+                pass.set_pipeline(launch.pipeline.tracked());
+                pass.set_bind_group(0, &**group, &[]);
+                pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
             }
         }
         self.queue.queue.submit([encoder.finish()]);

@@ -23,13 +23,7 @@ use wgpu::{
     hal::{self, CommandEncoder as _, Device as _, api::Vulkan, vulkan},
 };
 
-use crate::dispatch::{
-    gather::Listed,
-    groups::Groups,
-    places::{Place, Places},
-    queue::Queue,
-    task::Task,
-};
+use crate::dispatch::{gather::Listed, groups::Groups, places::Place, queue::Queue, task::Task};
 
 /// A compiled kernel. It is never destroyed: devices, and their pipelines, live as long as the program.
 pub(in crate::dispatch) struct Pipeline {
@@ -66,7 +60,7 @@ pub(in crate::dispatch) struct Encoder {
 }
 
 /// A launch with its bind group.
-type Bound<'a> = (&'a Listed, &'a Pipeline, Arc<Group>);
+type Bound<'a> = (&'a Listed, Arc<Group>);
 
 impl Encoder {
     /// For a device of Vulkan's that takes SPIR-V.
@@ -103,24 +97,11 @@ impl Encoder {
             }
             shown.clear();
         });
-        let mut places = Places::new(server);
         let mut fresh = Vec::new();
-        let mut bound: Vec<Bound<'_>> = Vec::with_capacity(launches.len());
-        for launch in launches {
-            let pipeline = launch.pipeline.vulkan();
-            let group = places.of(&launch.buffers).and_then(|places| {
-                self.groups.of(launch.name, places, |places| {
-                    fresh.extend(
-                        places.iter().filter(|&place| !self.shown.contains(place)).cloned(),
-                    );
-                    bind(&self.queue.device, pipeline, places)
-                })
-            });
-            match group {
-                Ok(group) => bound.push((launch, pipeline, group)),
-                Err(reason) => tracing::error!(kernel = launch.name, reason, "not launched"),
-            }
-        }
+        let bound = groups.of_list(server, launches, |launch, places| {
+            fresh.extend(places.iter().filter(|&place| !shown.contains(place)).cloned());
+            bind(&queue.device, launch.pipeline.vulkan(), places)
+        });
         self.show(fresh);
         let mut encoder = self.queue.device.create_command_encoder(&Default::default());
         // SAFETY: the encoder is used for nothing else, and bind groups live until the device has been
@@ -321,8 +302,9 @@ unsafe fn record(device: &ash::Device, encoder: &mut vulkan::CommandEncoder, bou
             label: None,
             timestamp_writes: None,
         });
-        for (i, (launch, pipeline, group)) in bound.iter().enumerate() {
+        for (i, (launch, group)) in bound.iter().enumerate() {
             let Some(group) = &group.set else { continue };
+            let pipeline = launch.pipeline.vulkan();
             if i > 0 {
                 barrier(writes, uses);
             }
