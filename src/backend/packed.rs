@@ -107,7 +107,7 @@ impl HostPacked {
     }
 
     /// The blocks of one row.
-    fn row(&self, row: usize) -> &[u8] {
+    pub(super) fn row(&self, row: usize) -> &[u8] {
         let len = self.bytes.len() / self.shape[0].max(1);
         &self.bytes[row * len..(row + 1) * len]
     }

@@ -33,7 +33,7 @@ pub struct Workload {
 /// Bytes that a model takes on its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights as the device holds them; packed ones on the CPU are parts of the mapped file.
+    /// Weights as the device holds them.
     pub weights: u64,
     /// Keys and values, once the cache is full.
     pub cache: u64,

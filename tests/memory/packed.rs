@@ -73,8 +73,10 @@ fn no_packed_weight_is_ever_dense_on_the_cpu() {
         eprintln!("{encoding}: largest {largest}, peak {peak}, packed {all_packed}");
         // Nothing is larger than the largest weight as it is stored.
         assert!(largest <= largest_packed, "{encoding}: {largest} bytes at once");
-        // All that lives beside the weights is far less than the largest of them in f16.
+        // All that lives beside the weights is far less than the largest of them in f16, but for one: their order
+        // changes as they are loaded.
         let beside = peak.checked_sub(all_packed).expect("the weights live");
+        let beside = beside.saturating_sub(largest_packed);
         assert!(beside < largest_f16 / 4, "{encoding}: {beside} bytes beside the weights");
     }
 
@@ -121,7 +123,7 @@ fn no_packed_weight_is_ever_dense_on_a_gpu() {
     );
 }
 
-/// A real file: the weights are mapped, so that what is allocated is what is copied.
+/// A real file: the weights are mapped, and copied into another order.
 #[test]
 fn smollm2_is_never_dense() {
     let counter = Counter::alone();
@@ -130,15 +132,13 @@ fn smollm2_is_never_dense() {
     let matrices: Vec<TensorInfo> = checkpoint.infos().filter(|i| i.shape.len() == 2).collect();
     let f16 = |info: &TensorInfo| 2 * info.shape.iter().product::<usize>();
     let largest_f16 = matrices.iter().map(f16).max().expect("matrices");
-    // Rows of queries and keys are brought into another order, which takes a copy as they are stored.
-    let moved = |info: &&TensorInfo| ["attn_q", "attn_k"].iter().any(|p| info.name.contains(p));
-    let copied: usize = matrices.iter().filter(moved).map(|info| info.bytes).sum();
+    let copied: usize = matrices.iter().map(|info| info.bytes).sum();
 
     let (largest, peak) = measure(&counter, &checkpoint, false);
     eprintln!("largest {largest}, peak {peak}, copied {copied}, largest in f16 {largest_f16}");
-    // Less than any matrix of the feed-forward block would take.
-    let feed_forward = matrices.iter().filter(|info| info.name.contains("ffn")).map(f16).min();
-    assert!(largest < feed_forward.expect("matrices"), "{largest} bytes at once");
+    // Nothing is larger than the largest matrix as it is stored.
+    let largest_packed = matrices.iter().map(|info| info.bytes).max().expect("matrices");
+    assert!(largest <= largest_packed, "{largest} bytes at once");
     let beside = peak.checked_sub(copied).expect("the copies live");
     assert!(beside < largest_f16 / 4, "{beside} bytes beside the copies");
 

@@ -18,18 +18,12 @@ const ANYWAY: usize = 64 << 10;
 
 /// [`check_here`] on a thread of its own: it keeps scratch memory for its next product, which must
 /// count each time.
-fn check(
-    counter: &Counter,
-    checkpoint: &Checkpoint,
-    options: LoadOptions<'_>,
-    context: usize,
-    mapped: usize,
-) {
+fn check(counter: &Counter, checkpoint: &Checkpoint, options: LoadOptions<'_>, context: usize) {
     let (dtype, dequantize) = (options.dtype, options.dequantize);
     std::thread::scope(|scope| {
         let measured = scope.spawn(|| {
             let options = LoadOptions { dtype, dequantize, ..LoadOptions::default() };
-            check_here(counter, checkpoint, options, context, mapped);
+            check_here(counter, checkpoint, options, context);
         });
         if let Err(failure) = measured.join() {
             std::panic::resume_unwind(failure);
@@ -38,13 +32,12 @@ fn check(
 }
 
 /// Loads a model on the CPU, fills its cache of `context` positions, and holds the prediction
-/// against it. `mapped` are the bytes of weights that stay in the mapped file.
+/// against it.
 fn check_here(
     counter: &Counter,
     checkpoint: &Checkpoint,
     options: LoadOptions<'_>,
     context: usize,
-    mapped: usize,
 ) {
     let device = Default::default();
     let workload = generation::workload(context);
@@ -52,16 +45,16 @@ fn check_here(
 
     counter.reset();
     let model = models::load::<Cpu>(checkpoint, options, &device).expect("loads");
-    let weights = counter.live() + mapped;
+    let weights = counter.live();
     let mut cache: Cache<Cpu> = model.new_cache(&[0], context);
-    let with_cache = counter.live() + mapped;
+    let with_cache = counter.live();
     let ids: Vec<u32> = (0..context as u32).map(|i| 1 + i % 200).collect();
     for part in ids.chunks(workload.rows) {
         let tokens = TokenBatch::new(&[part]).expect("tokens");
         let logits = model.forward(&tokens, Some(&mut cache), LogitRows::Last).expect("forward");
         logits.into_data();
     }
-    let peak = counter.peak() + mapped;
+    let peak = counter.peak();
     let measured = [weights, with_cache - weights, peak - with_cache];
     let predicted =
         [plan.weights, plan.cache, plan.scratch].map(|n| usize::try_from(n).expect("fits"));
@@ -79,33 +72,24 @@ fn check_here(
     assert!(near(peak, predicted.iter().sum()), "{name}: {measured:?}, predicted {predicted:?}");
 }
 
-/// The bytes of the matrices whose rows are used where they lie in a GGUF file.
-fn mapped(checkpoint: &Checkpoint) -> usize {
-    let stays = |info: &metal_candle::formats::TensorInfo| {
-        info.shape.len() == 2 && !["attn_q.", "attn_k."].iter().any(|p| info.name.contains(p))
-    };
-    checkpoint.infos().filter(stays).map(|info| info.bytes).sum()
-}
-
 #[test]
 fn the_fixtures_take_what_was_predicted() {
     let counter = Counter::alone();
     let folder = Checkpoint::open(&support::fixture("models/shakespeare-llama")).expect("fixture");
     for dtype in [DType::F32, DType::F16] {
         for context in [16, 700, 2048] {
-            check(&counter, &folder, LoadOptions { dtype, ..LoadOptions::default() }, context, 0);
+            check(&counter, &folder, LoadOptions { dtype, ..LoadOptions::default() }, context);
         }
     }
     for file in ["llama-q4_0.gguf", "llama-q8_0.gguf"] {
         let path = support::fixture("reference/gguf/models").join(file);
         let checkpoint = Checkpoint::open(&path).expect("fixture");
-        check(&counter, &checkpoint, LoadOptions::default(), 64, mapped(&checkpoint));
+        check(&counter, &checkpoint, LoadOptions::default(), 64);
         check(
             &counter,
             &checkpoint,
             LoadOptions { dequantize: true, ..LoadOptions::default() },
             64,
-            0,
         );
     }
 }
@@ -115,18 +99,12 @@ fn smollm2_takes_what_was_predicted() {
     let counter = Counter::alone();
     let checkpoint = Checkpoint::open(&support::smollm2()).expect("checkpoint");
     for context in [64, 1024] {
-        check(&counter, &checkpoint, LoadOptions::default(), context, mapped(&checkpoint));
+        check(&counter, &checkpoint, LoadOptions::default(), context);
     }
     let dequantize = true;
-    check(&counter, &checkpoint, LoadOptions { dequantize, ..LoadOptions::default() }, 1024, 0);
+    check(&counter, &checkpoint, LoadOptions { dequantize, ..LoadOptions::default() }, 1024);
     let dtype = DType::F16;
-    check(
-        &counter,
-        &checkpoint,
-        LoadOptions { dequantize, dtype, ..LoadOptions::default() },
-        64,
-        0,
-    );
+    check(&counter, &checkpoint, LoadOptions { dequantize, dtype, ..LoadOptions::default() }, 64);
 }
 
 /// The peak of a process: the whole of it, with the program, its threads and the file's pages that
@@ -134,8 +112,7 @@ fn smollm2_takes_what_was_predicted() {
 #[test]
 #[cfg(target_os = "linux")]
 fn smollm2_in_a_process_takes_what_was_predicted() {
-    // The program's own pages, threads and tables, and a tenth of the file: rows of queries and keys
-    // are copied out of it.
+    // The program's own pages, threads and tables, and what its allocators keep.
     const PROCESS: u64 = 60_000_000;
     let _counter = Counter::alone();
     let path = support::smollm2();

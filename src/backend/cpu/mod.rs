@@ -6,15 +6,17 @@
 
 mod kernels;
 mod kv_cache;
+mod packed;
 mod slices;
 
 pub use kv_cache::HostKvCache;
+pub use packed::CpuPacked;
 
 use burn::tensor::{DType, Tensor};
 
 use super::{
-    AttentionOptions, Backend, FusedLinear, HostPacked, PackError, PackedStorage, RopeOrder,
-    StepShape, ops,
+    AttentionOptions, Backend, CacheError, FusedLinear, HostPacked, KvCache, PackError,
+    PackedStorage, RopeOrder, RotaryStep, StepShape, ops,
 };
 use crate::quant::Encoding;
 use burn_flex::FlexDevice;
@@ -25,7 +27,7 @@ use slices::{Floats, Stored, tensor};
 pub type Cpu = burn_flex::Flex;
 
 impl Backend for Cpu {
-    type Packed = HostPacked;
+    type Packed = CpuPacked;
     type KvCache = HostKvCache;
 
     fn activation_dtype(_weights: DType) -> DType {
@@ -113,7 +115,7 @@ impl Backend for Cpu {
                 kernels::linear(x.as_slice(), 1, weight.weight(), outputs, inputs, added, &mut out);
             }
             super::Weight::Packed(weight) => {
-                let matrix = packed(weight).filter(|_| weight.shape() == [outputs, inputs])?;
+                let matrix = weight.matrix().filter(|_| weight.shape() == [outputs, inputs])?;
                 let activations = Activations::Quantised;
                 kernels::packed_linear(x.as_slice(), 1, &matrix, added, activations, &mut out);
             }
@@ -186,6 +188,41 @@ impl Backend for Cpu {
         tensor(values, shape, dtype)
     }
 
+    /// The defaults, with the rows of each head side by side for a prompt: burn-flex would bring them there
+    /// value by value.
+    fn rotary_attention(
+        [q, k, v]: [Tensor<Self, 2>; 3],
+        head_dim: usize,
+        step: &RotaryStep<Self>,
+        cache: Option<&mut HostKvCache>,
+    ) -> Result<Tensor<Self, 2>, CacheError> {
+        let ([rows, width], dtype) = (q.dims(), q.dtype());
+        let split = |x: Tensor<Self, 2>| {
+            let heads = x.dims()[1] / head_dim;
+            if step.len == 1 {
+                return x.reshape([step.batch, heads, 1, head_dim]);
+            }
+            let x = Floats::of(x);
+            let shape = [step.batch, step.len, heads, head_dim];
+            let x = kernels::swap_middle(x.as_slice(), shape);
+            tensor(x, [step.batch, heads, step.len, head_dim], dtype)
+        };
+        let rotate = |x| Self::rope(x, step.cos.clone(), step.sin.clone(), step.order);
+        let (q, k, v) = (rotate(split(q)), rotate(split(k)), split(v));
+        let shape = [step.batch, width / head_dim, step.len, head_dim];
+        let out = match cache {
+            Some(cache) => {
+                cache.append(k, v)?;
+                cache.attend(q, &step.options)
+            }
+            None => Self::scaled_dot_product_attention(q, k, v, &step.options),
+        };
+        if step.len == 1 {
+            return Ok(out.reshape([rows, width]));
+        }
+        Ok(tensor(kernels::swap_middle(Floats::of(out).as_slice(), shape), [rows, width], dtype))
+    }
+
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
         let (dtype, shape) = (gate.dtype(), gate.dims());
         let mut out = vec![0.0; shape[0] * shape[1]];
@@ -197,18 +234,27 @@ impl Backend for Cpu {
         PackedMatrix::takes(encoding) && columns.is_multiple_of(encoding.block_len())
     }
 
-    fn pack(weight: HostPacked, _device: &Self::Device) -> HostPacked {
-        weight
+    fn pack(weight: HostPacked, _device: &Self::Device) -> CpuPacked {
+        CpuPacked::new(weight)
+    }
+
+    fn packed_rows(
+        weight: &CpuPacked,
+        ids: &[u32],
+        device: &Self::Device,
+        dtype: DType,
+    ) -> Result<Tensor<Self, 2>, PackError> {
+        super::packed::unpack(&weight.rows(ids)?, device, dtype)
     }
 
     /// With activations in 8 bits, as llama.cpp does it.
     fn packed_linear(
         x: Tensor<Self, 2>,
-        weight: &HostPacked,
+        weight: &CpuPacked,
         bias: Option<Tensor<Self, 1>>,
     ) -> Result<Tensor<Self, 2>, PackError> {
         let (dtype, [rows, inputs], [outputs, columns]) = (x.dtype(), x.dims(), weight.shape());
-        let Some(matrix) = packed(weight).filter(|_| columns == inputs) else {
+        let Some(matrix) = weight.matrix().filter(|_| columns == inputs) else {
             let dense = Self::unpack(weight, &x.device(), dtype)?;
             return Ok(Self::dense_linear(x, dense, bias));
         };
@@ -225,12 +271,6 @@ impl Backend for Cpu {
         );
         Ok(tensor(out, [rows, outputs], dtype))
     }
-}
-
-/// The blocks of a weight that a kernel takes.
-fn packed(weight: &HostPacked) -> Option<PackedMatrix<'_>> {
-    let [outputs, inputs] = weight.shape();
-    PackedMatrix::new(weight.bytes(), weight.encoding(), outputs, inputs).ok()
 }
 
 fn attention(

@@ -22,6 +22,7 @@
 mod added;
 mod attention;
 mod crew;
+mod heads;
 mod linear;
 mod norm;
 mod packed;
@@ -38,8 +39,9 @@ mod testing;
 pub use added::{Added, LowRank, MAX_RANK};
 pub use attention::{AttentionOptions, AttentionShape, KvView, attention};
 pub use crew::with_crew;
+pub use heads::swap_middle;
 pub use linear::{Weight, linear};
 pub use norm::{add_rms_norm, rms_norm};
-pub use packed::{Activations, PackedMatrix, packed_linear, quantised_bytes};
+pub use packed::{Activations, ArrangedMatrix, PackedMatrix, packed_linear, quantised_bytes};
 pub use rope::{RopeOrder, RopeShape, rope};
 pub use swiglu::swiglu;

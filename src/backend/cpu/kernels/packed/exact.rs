@@ -14,8 +14,11 @@ const FEATURES: usize = 8;
 impl PackedMatrix<'_> {
     /// Dequantises consecutive rows.
     fn dequantise_rows(&self, first: usize, to: &mut [f32]) {
+        let mut row = Vec::with_capacity(self.row_bytes());
         for (feature, to) in to.chunks_exact_mut(self.depth).enumerate() {
-            quant::dequantize(self.encoding, self.row(first + feature), to)
+            row.clear();
+            self.append_row(first + feature, &mut row);
+            quant::dequantize(self.encoding, &row, to)
                 .expect("rows of a packed matrix are whole blocks");
         }
     }

@@ -1,9 +1,9 @@
 //! The linear layer on block-quantised weights, read as a GGUF file stores them.
 //!
 //! Sixteen features form a *panel*. A slice of its depth is unpacked into first-level cache ([`formats`]), one word of
-//! four codes per feature side by side; then every row of `x` is multiplied with it ([`integers`]). Unpacking costs about
-//! as much as two rows' products, so one or two rows are multiplied with the codes where they lie, where the instruction
-//! set and the format have a way: the same sums, bit for bit.
+//! four codes per feature side by side; then every row of `x` is multiplied with it ([`integers`]). Where the rows of a
+//! panel lie side by side ([`arranged`]), one or two rows are multiplied with codes as they are unpacked, which then are
+//! not put into memory first: the same sums, bit for bit.
 //!
 //! With [`Activations::Quantised`] the scheme is ggml's (`Q8_0`, `Q8_1`): `x` becomes 8-bit codes with a scale for each
 //! block of 32 values, weight codes are multiplied with them in integers, and each group of 16 or 32 values adds
@@ -13,6 +13,7 @@
 //! With [`Activations::Exact`] a few rows of weights at a time are dequantised for the kernels of `linear`.
 
 mod activations;
+mod arranged;
 mod exact;
 mod formats;
 mod integers;
@@ -21,7 +22,9 @@ mod product;
 use super::added::Added;
 use super::simd::Isa;
 use crate::quant::Encoding;
-use integers::Instructions;
+use integers::{Instructions, Words};
+
+pub use arranged::ArrangedMatrix;
 
 /// How the left factor of [`packed_linear`] enters the products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,10 @@ pub enum PackedMatrixError {
 /// A weight matrix `[features, depth]`: rows of blocks, at any address.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedMatrix<'a> {
+    /// The rows after those in panels.
     bytes: &'a [u8],
+    /// The first rows, where they are [arranged](ArrangedMatrix).
+    panels: &'a [Words],
     encoding: Encoding,
     features: usize,
     depth: usize,
@@ -91,7 +97,7 @@ impl<'a> PackedMatrix<'a> {
         }
         let expected = encoding.bytes_for(depth).and_then(|row| row.checked_mul(features));
         if expected == Some(bytes.len()) {
-            Ok(Self { bytes, encoding, features, depth })
+            Ok(Self { bytes, panels: &[], encoding, features, depth })
         } else {
             let found = bytes.len();
             Err(PackedMatrixError::Size { encoding, features, depth, expected, found })
@@ -106,12 +112,6 @@ impl<'a> PackedMatrix<'a> {
     /// Bytes in a row.
     fn row_bytes(&self) -> usize {
         self.depth / self.encoding.block_len() * self.encoding.block_bytes()
-    }
-
-    /// The blocks of one row.
-    fn row(&self, feature: usize) -> &'a [u8] {
-        let len = self.row_bytes();
-        &self.bytes[feature * len..][..len]
     }
 }
 

@@ -5,11 +5,12 @@ use super::super::parallel::{TileMut, Tiles, for_each_task, is_for_one};
 use super::super::scratch::with_scratch;
 use super::super::simd::Isa;
 use super::PackedMatrix;
-use super::activations::{BLOCK, QuantiseRow, Quantised, WORD};
-use super::formats::{self, Block, Codes, Format, Whole};
+use super::activations::{QuantiseRow, Quantised, WORD};
+use super::arranged::lone_half;
+use super::formats::{self, Codes, Factors, Format, PLANE, Planes};
 use super::integers::{
-    FEATURES, Group, Instructions, Integers, Kernel, MOST_GROUPS, Panel, PanelRows, Rows,
-    WholeGroups, Words,
+    Blocks, FEATURES, Instructions, Integers, Kernel, MOST_GROUPS, Panel, PanelRows, Rows,
+    SideBySide, Words,
 };
 use crate::quant::Encoding;
 use std::cell::RefCell;
@@ -22,8 +23,6 @@ const DEPTH: usize = 1024;
 const SMALLEST_GROUP: usize = 16;
 /// Up to this many rows, unpacking is a good part of the work.
 const FEW: usize = 8;
-/// Rows up to which multiplying codes where they lie is faster than unpacking them first, where there is a way.
-const IN_PLACE: usize = 2;
 /// Bytes of weights in one task for few rows: long enough to stream, short enough to balance threads.
 const TASK_BYTES: usize = 32 * 1024;
 /// Products in less than this many bytes of weights, each row counted, are not worth waking another thread for.
@@ -156,19 +155,20 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
         let stride = self.w.row_bytes();
         for first in (0..columns.len()).step_by(FEATURES) {
             let used = FEATURES.min(columns.len() - first);
-            let bytes = &self.w.bytes[(columns.start + first) * stride..];
-            let rows = PanelRows::new(bytes, stride, used);
             self.start(first, used);
-            let is_in_place = whole::<F, I>().is_some() || (I::IN_PLACE && !F::PLACES.is_empty());
-            if is_in_place && self.out.row_range().len() <= IN_PLACE {
-                for row in 0..self.out.row_range().len() {
-                    self.in_place(integers, &rows, row, first, used);
-                }
+            if let Some(panel) = self.w.panel(columns.start + first) {
+                self.side_by_side(integers, panel, first);
                 continue;
             }
+            let bytes = &self.w.bytes[(columns.start + first - self.w.in_panels()) * stride..];
+            let rows = PanelRows::new(bytes, stride, used);
             for depth in (0..self.w.depth).step_by(DEPTH) {
                 let len = DEPTH.min(self.w.depth - depth);
-                let panel = self.slice.unpack::<F, I>(integers, &rows, depth, len);
+                let panel = self.slice.unpack::<F, I, _>(integers, depth, len, |b| {
+                    let block = rows.block(b * F::BYTES);
+                    block.prefetch(integers, 0..FEATURES * F::BYTES);
+                    block
+                });
                 multiply_rows::<F, I>(integers, self.x, panel, depth, self.out, first, used);
             }
         }
@@ -176,45 +176,67 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
 }
 
 impl<F: Format> Product<'_, '_, F> {
-    /// Adds the products of one row with a panel that is not unpacked.
+    /// Adds the products with a panel whose rows lie side by side.
     #[inline(always)]
-    fn in_place<I: Integers>(
-        &mut self,
-        integers: I,
-        rows: &PanelRows<'_>,
-        row: usize,
-        first: usize,
-        used: usize,
-    ) {
-        let (words, scales, sums) = self.x.row(self.out.row_range().start + row);
-        let (words, _) = words.as_chunks::<{ BLOCK / WORD }>();
-        let mut totals = [0.0; FEATURES];
-        totals[..used].copy_from_slice(&self.out.row(row)[first..first + used]);
-        let mut factors = [[0.0; FEATURES]; MOST_GROUPS];
-        let mut minimums = [[0.0; FEATURES]; MOST_GROUPS];
-        for b in 0..self.w.depth / F::VALUES {
-            let block = rows.block(b * F::BYTES);
-            if whole::<F, I>().is_none() {
-                block.prefetch(integers, 0..FEATURES * F::BYTES);
-            }
-            let mut to = Block { codes: &mut [], factors: &mut factors, minimums: &mut minimums };
-            F::factors(integers, block, &mut to);
-            if let Some(whole) = whole::<F, I>() {
-                let groups = b * (F::VALUES / F::Codes::GROUP);
-                let (scales, sums) = (&scales[groups..], &sums[groups..]);
-                let (words, _) = words[b * (F::VALUES / BLOCK)..].as_flattened().as_chunks();
-                let x = WholeGroups { words: &words[0], scales, sums };
-                integers.add_block::<F::Codes>(block, whole, x, &factors, &minimums, &mut totals);
-                continue;
-            }
-            for (g, place) in F::PLACES.iter().enumerate() {
-                let at = b * F::PLACES.len() + g;
-                let x = Group { words: &words[at], scale: scales[at], sum: sums[at] };
-                let (factors, minimums) = (&factors[g], &minimums[g]);
-                integers.add_group::<F::Codes>(block, *place, x, factors, minimums, &mut totals);
+    fn side_by_side<I: Integers>(&mut self, integers: I, panel: &[Words], first: usize) {
+        let block =
+            |b: usize| SideBySide::new(panel, b, F::BYTES, const { lone_half(F::ENCODING) });
+        match self.out.row_range().len() {
+            1 => self.arranged::<I, 1>(integers, block, first),
+            2 => self.arranged::<I, 2>(integers, block, first),
+            _ => {
+                for depth in (0..self.w.depth).step_by(DEPTH) {
+                    let len = DEPTH.min(self.w.depth - depth);
+                    let panel = self.slice.unpack::<F, I, _>(integers, depth, len, block);
+                    multiply_rows::<F, I>(
+                        integers, self.x, panel, depth, self.out, first, FEATURES,
+                    );
+                }
             }
         }
-        self.out.row(row)[first..first + used].copy_from_slice(&totals[..used]);
+    }
+
+    /// The same for few rows, whose codes are not worth putting into memory.
+    #[inline(always)]
+    fn arranged<'p, I: Integers, const R: usize>(
+        &mut self,
+        integers: I,
+        block: impl Fn(usize) -> SideBySide<'p>,
+        first: usize,
+    ) {
+        let start = self.out.row_range().start;
+        let mut factors = [[0.0; FEATURES]; MOST_GROUPS];
+        let mut minimums = [[0.0; FEATURES]; MOST_GROUPS];
+        let mut sums = [[0.0; FEATURES]; R];
+        for r in 0..R {
+            sums[r].copy_from_slice(&self.out.row(r)[first..first + FEATURES]);
+        }
+        let groups = F::VALUES / F::Codes::GROUP;
+        for b in 0..self.w.depth / F::VALUES {
+            let mut rows = Rows { words: [&[]; R], scales: [&[]; R], sums: [&[]; R] };
+            for r in 0..R {
+                let (words, scales, sums) = self.x.row(start + r);
+                rows.words[r] = &words[b * F::VALUES / WORD..][..F::VALUES / WORD];
+                rows.scales[r] = &scales[b * groups..][..groups];
+                rows.sums[r] = &sums[b * groups..][..groups];
+            }
+            let block = block(b);
+            let mut to = Factors { factors: &mut factors, minimums: &mut minimums };
+            F::factors(integers, block, &mut to);
+            let (factors, minimums) = (&factors[..groups], &minimums[..groups]);
+            let mut products = Products::<I, F::Codes, R> {
+                integers,
+                rows,
+                factors,
+                minimums,
+                sums: &mut sums,
+                codes: PhantomData,
+            };
+            F::planes(integers, block, &mut products);
+        }
+        for r in 0..R {
+            self.out.row(r)[first..first + FEATURES].copy_from_slice(&sums[r]);
+        }
     }
 
     /// Every sum starts at the bias.
@@ -231,10 +253,31 @@ impl<F: Format> Product<'_, '_, F> {
     }
 }
 
-/// How blocks lie that are multiplied whole, where they are.
-#[inline(always)]
-const fn whole<F: Format, I: Integers>() -> Option<Whole> {
-    if I::WHOLE { F::WHOLE } else { None }
+/// The products of `R` rows with a block, as its codes come.
+struct Products<'a, I, C, const R: usize> {
+    integers: I,
+    /// Of the block.
+    rows: Rows<'a, R>,
+    factors: &'a [[f32; FEATURES]],
+    minimums: &'a [[f32; FEATURES]],
+    sums: &'a mut [[f32; FEATURES]; R],
+    codes: PhantomData<C>,
+}
+
+impl<I: Integers, C: Codes, const R: usize> Planes for Products<'_, I, C, R> {
+    #[inline(always)]
+    fn take(&mut self, at: usize, codes: &[Words; PLANE]) {
+        let groups = at / C::STEPS..(at + PLANE) / C::STEPS;
+        let mut rows = self.rows;
+        for r in 0..R {
+            rows.words[r] = &rows.words[r][at..at + PLANE];
+            rows.scales[r] = &rows.scales[r][groups.clone()];
+            rows.sums[r] = &rows.sums[r][groups.clone()];
+        }
+        let (factors, minimums) = (&self.factors[groups.clone()], &self.minimums[groups]);
+        let panel = Panel { codes, factors, minimums };
+        self.integers.multiply_here::<C, R>(panel, rows, self.sums);
+    }
 }
 
 /// Adds the products of a slice of a panel, `used` features from the tile's `first` on, for every row.
@@ -317,25 +360,25 @@ thread_local! {
 impl Slice {
     /// Unpacks `len` values of each row from `depth` on.
     #[inline(always)]
-    fn unpack<F: Format, I: Integers>(
+    fn unpack<F: Format, I: Integers, B: Blocks>(
         &mut self,
         integers: I,
-        rows: &PanelRows<'_>,
         depth: usize,
         len: usize,
+        block: impl Fn(usize) -> B,
     ) -> Panel<'_> {
         let groups = F::VALUES / F::Codes::GROUP;
         let first = depth / F::VALUES;
         let blocks = len / F::VALUES;
         for b in 0..blocks {
-            let mut to = Block {
-                codes: &mut self.codes[b * F::VALUES / WORD..][..F::VALUES / WORD],
+            let mut to = Factors {
                 factors: &mut self.factors[b * groups..][..groups],
                 minimums: &mut self.minimums[b * groups..][..groups],
             };
-            let block = rows.block((first + b) * F::BYTES);
-            block.prefetch(integers, 0..FEATURES * F::BYTES);
-            F::unpack(integers, block, &mut to);
+            let block = block(first + b);
+            F::factors(integers, block, &mut to);
+            let mut codes = &mut self.codes[b * F::VALUES / WORD..][..F::VALUES / WORD];
+            F::planes(integers, block, &mut codes);
         }
         Panel {
             codes: &self.codes[..len / WORD],
@@ -346,4 +389,3 @@ impl Slice {
 }
 
 const _: () = assert!(DEPTH.is_multiple_of(256));
-const _: () = assert!(BLOCK.is_multiple_of(WORD));

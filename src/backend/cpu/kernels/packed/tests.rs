@@ -106,6 +106,15 @@ impl Case {
             .expect("the bytes fit")
     }
 
+    /// The same matrix as files have it, and arranged, if that is a way.
+    fn ways<'a>(
+        &'a self,
+        features: usize,
+        arranged: Option<&'a ArrangedMatrix>,
+    ) -> Vec<PackedMatrix<'a>> {
+        [self.matrix(features)].into_iter().chain(arranged.map(ArrangedMatrix::view)).collect()
+    }
+
     /// Compares some rows of `out` (all of a few) with `x · wᵀ + bias`. The error may be `tolerance` of the magnitudes of
     /// the products and the bias, added up.
     fn check(&self, out: &[f32], features: usize, x: &[f64], tolerance: f64, what: &str) {
@@ -145,12 +154,14 @@ fn exact_products() {
             let case = Case::new(encoding, depth, &mut random);
             let x: Vec<f64> = case.x.iter().copied().map(f64::from).collect();
             for (rows, features) in shapes(depth) {
+                let arranged = ArrangedMatrix::of(&case.matrix(features));
                 for isa in Isa::available() {
-                    let mut out = vec![f32::NAN; rows * features];
-                    let w = case.matrix(features);
-                    let bias = &case.bias[..features];
-                    exact::exact(isa, &case.x[..rows * depth], rows, &w, Some(bias), &mut out);
-                    case.check(&out, features, &x, 1e-5, &format!("exact, {isa:?}"));
+                    for w in case.ways(features, arranged.as_ref()) {
+                        let mut out = vec![f32::NAN; rows * features];
+                        let bias = &case.bias[..features];
+                        exact::exact(isa, &case.x[..rows * depth], rows, &w, Some(bias), &mut out);
+                        case.check(&out, features, &x, 1e-5, &format!("exact, {isa:?}"));
+                    }
                 }
             }
         }
@@ -169,21 +180,21 @@ fn quantised_products() {
             let case = Case::new(encoding, depth, &mut random);
             let x: Vec<f64> = case.x.iter().copied().map(f64::from).collect();
             for (rows, features) in shapes(depth) {
+                let (x_rows, bias) = (&case.x[..rows * depth], &case.bias[..features]);
+                let arranged = ArrangedMatrix::of(&case.matrix(features));
                 for instructions in Instructions::available() {
-                    let mut out = vec![f32::NAN; rows * features];
-                    let (w, bias) = (case.matrix(features), &case.bias[..features]);
-                    let x_rows = &case.x[..rows * depth];
-                    product::quantised(
-                        instructions,
-                        x_rows,
-                        rows,
-                        &w,
-                        Added::of(Some(bias)),
-                        &mut out,
-                    );
-                    let what = format!("{instructions:?}");
-                    case.check(&out, features, &case.x_rounded, 1e-5, &what);
-                    case.check(&out, features, &x, 1.0 / 60.0, &what);
+                    let mut before = None;
+                    for w in case.ways(features, arranged.as_ref()) {
+                        let mut out = vec![f32::NAN; rows * features];
+                        let added = Added::of(Some(bias));
+                        product::quantised(instructions, x_rows, rows, &w, added, &mut out);
+                        let what = format!("{instructions:?}");
+                        case.check(&out, features, &case.x_rounded, 1e-5, &what);
+                        case.check(&out, features, &x, 1.0 / 60.0, &what);
+                        // The order of rows in memory changes no bit.
+                        let before = before.get_or_insert_with(|| bits(&out));
+                        assert_eq!(*before, bits(&out), "{encoding} {what}");
+                    }
                 }
             }
         }
@@ -205,7 +216,8 @@ fn quantised_rows_do_not_depend_on_rows_or_threads() {
         .expect("threads");
     for encoding in packed_encodings() {
         let case = Case::new(encoding, 1536, &mut random);
-        let w = case.matrix(64);
+        let arranged = ArrangedMatrix::of(&case.matrix(64)).expect("four panels");
+        let w = arranged.view();
         for instructions in Instructions::available() {
             let run = |first: usize, rows: usize| {
                 let mut out = vec![f32::NAN; rows * 64];
@@ -224,25 +236,50 @@ fn quantised_rows_do_not_depend_on_rows_or_threads() {
     }
 }
 
+#[test]
+fn arranged_rows_are_found_again() {
+    let mut random = Random::new(5);
+    for encoding in packed_encodings() {
+        for (features, blocks) in [(15, 4), (16, 4), (37, 4), (37, 3)] {
+            let depth = blocks * encoding.block_len();
+            let bytes = random_blocks(encoding, features, depth, &mut random);
+            let matrix = PackedMatrix::new(&bytes, encoding, features, depth).expect("it fits");
+            let arranged = ArrangedMatrix::of(&matrix);
+            let whole_words = (3 * encoding.block_bytes()).is_multiple_of(4);
+            assert_eq!(arranged.is_some(), features > 15 && (blocks == 4 || whole_words));
+            let Some(arranged) = arranged else { continue };
+            assert_eq!(arranged.shape(), [features, depth]);
+            assert_eq!(arranged.rows(0..features), bytes);
+            assert_eq!(arranged.rows([features - 1, 3]).len(), 2 * bytes.len() / features);
+            assert!(
+                arranged.rows([3]) == bytes[3 * bytes.len() / features..][..bytes.len() / features]
+            );
+        }
+    }
+}
+
 /// Codes and activations at their extremes, with the signs that add up: nothing saturates.
 #[test]
 fn extremes_do_not_saturate() {
     for encoding in packed_encodings() {
         for fill in [0x00, 0x7f, 0x80, 0xff] {
-            let depth = 512;
-            let mut bytes = vec![fill; encoding.bytes_for(3 * depth).expect("whole blocks")];
+            let (features, depth) = (19, 512);
+            let len = encoding.bytes_for(features * depth).expect("whole blocks");
+            let mut bytes = vec![fill; len];
             for block in bytes.chunks_exact_mut(encoding.block_bytes()) {
                 for &at in halves(encoding) {
                     block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
                 }
             }
-            let mut weights = vec![0.0; 3 * depth];
+            let mut weights = vec![0.0; features * depth];
             quant::dequantize(encoding, &bytes, &mut weights).expect("whole blocks");
             for sign in [1.0f32, -1.0] {
                 let x = vec![sign; depth];
-                let w = PackedMatrix::new(&bytes, encoding, 3, depth).expect("the bytes fit");
+                let w = PackedMatrix::new(&bytes, encoding, features, depth).expect("they fit");
+                let arranged = ArrangedMatrix::of(&w);
                 for instructions in Instructions::available() {
-                    let mut out = [f32::NAN; 3];
+                    let mut out = vec![f32::NAN; features];
+                    let w = arranged.as_ref().map_or(w, ArrangedMatrix::view);
                     product::quantised(instructions, &x, 1, &w, Added::default(), &mut out);
                     let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
                     let (want, magnitude) = dot(&x, &weights[..depth]);

@@ -1,28 +1,22 @@
 //! The formats with blocks of 256 values, in groups of 16 or 32 whose scales are small integers.
 
-use super::super::integers::{BlockRows, FEATURES, Integers, Lanes};
+use super::super::integers::{Blocks, FEATURES, Integers, Lanes, Words};
 use super::small::levels;
 use super::{
-    Block, Centred, Format, Place, Raised, Whole, columns, gather, negated, plane, product,
+    Centred, Factors, Format, PLANE, Planes, Raised, columns, gather, half, negated, plane, product,
 };
 use crate::quant::Encoding;
-
-const VALUES: usize = 256;
-/// Words in 32 values.
-const PLANE: usize = 8;
 
 /// See [`crate::quant::Encoding::Q2_K`].
 pub(in super::super) struct Q2K;
 
 impl Format for Q2K {
     type Codes = Raised<16, 3>;
-    const VALUES: usize = VALUES;
-    const BYTES: usize = Encoding::Q2_K.block_bytes();
+    const ENCODING: Encoding = Encoding::Q2_K;
     const OFFSET: u8 = 0;
-    const WHOLE: Option<Whole> = Some(Whole::Q2K);
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
         let head = gather(integers, rows, 80);
         let d = head.halves();
         let dmin = negated(&head.right(16).halves());
@@ -36,15 +30,15 @@ impl Format for Q2K {
     }
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        Self::factors(integers, rows, to);
-        for half in 0..2 {
-            let packed = plane(integers, rows, 16 + 32 * half);
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        for part in 0..2 {
+            let packed = plane(integers, rows, 16 + 32 * part);
             for p in 0..4 {
-                let to = &mut to.codes[(4 * half + p) * PLANE..][..PLANE];
+                let mut codes = [Words::ZERO; PLANE];
                 for s in 0..PLANE {
-                    to[s] = packed[s].right(2 * p as u32).bytes_and(3).words();
+                    codes[s] = packed[s].right(2 * p as u32).bytes_and(3).words();
                 }
+                to.take((4 * part + p) * PLANE, &codes);
             }
         }
     }
@@ -55,18 +49,15 @@ pub(in super::super) struct Q3K;
 
 impl Format for Q3K {
     type Codes = Centred<16, 7>;
-    const VALUES: usize = VALUES;
-    const BYTES: usize = Encoding::Q3_K.block_bytes();
+    const ENCODING: Encoding = Encoding::Q3_K;
     const OFFSET: u8 = 4;
-    const WHOLE: Option<Whole> = Some(Whole::Q3K);
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        // Twelve bytes of scales and the two of `d` end the block: read from two bytes before them.
-        let tail = columns(integers, rows, 94);
-        let word = |k: usize| tail[k].right(16).or(tail[k + 1].left(16));
-        let (first, second, high) = (word(0), word(1), word(2));
-        let d = tail[3].right(16).halves();
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
+        let first = gather(integers, rows, 96);
+        let second = gather(integers, rows, 100);
+        let high = gather(integers, rows, 104);
+        let d = half(integers, rows, 108);
         let low = [first, second, first.right(4), second.right(4)];
         for q in 0..4 {
             let high = high.right(2 * q as u32).bytes_and(3).left(4);
@@ -82,17 +73,17 @@ impl Format for Q3K {
     }
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        Self::factors(integers, rows, to);
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
         let third = plane(integers, rows, 0);
-        for half in 0..2 {
-            let packed = plane(integers, rows, 32 + 32 * half);
+        for part in 0..2 {
+            let packed = plane(integers, rows, 32 + 32 * part);
             for p in 0..4 {
-                let to = &mut to.codes[(4 * half + p) * PLANE..][..PLANE];
+                let mut codes = [Words::ZERO; PLANE];
                 for s in 0..PLANE {
-                    let bit = third[s].right((4 * half + p) as u32).bytes_and(1).left(2);
-                    to[s] = packed[s].right(2 * p as u32).bytes_and(3).or(bit).words();
+                    let bit = third[s].right((4 * part + p) as u32).bytes_and(1).left(2);
+                    codes[s] = packed[s].right(2 * p as u32).bytes_and(3).or(bit).words();
                 }
+                to.take((4 * part + p) * PLANE, &codes);
             }
         }
     }
@@ -100,7 +91,7 @@ impl Format for Q3K {
 
 /// The factors and minimums of `Q4_K` and `Q5_K`, from the first 16 bytes of a block.
 #[inline(always)]
-fn six_bits<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+fn six_bits<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
     let [head, a, b, c] = columns(integers, rows, 0);
     let d = head.halves();
     let dmin = negated(&head.right(16).halves());
@@ -120,37 +111,26 @@ pub(in super::super) struct Q4K;
 
 impl Format for Q4K {
     type Codes = Raised<32, 15>;
-    const VALUES: usize = VALUES;
-    const BYTES: usize = Encoding::Q4_K.block_bytes();
+    const ENCODING: Encoding = Encoding::Q4_K;
     const OFFSET: u8 = 0;
-    const WHOLE: Option<Whole> = Some(Whole::Q4K);
-    const PLACES: &'static [Place] = &[
-        Place::Low(16),
-        Place::High(16),
-        Place::Low(48),
-        Place::High(48),
-        Place::Low(80),
-        Place::High(80),
-        Place::Low(112),
-        Place::High(112),
-    ];
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
         six_bits(integers, rows, to);
-        for pair in 0..4 {
-            let packed = plane(integers, rows, 16 + 32 * pair);
-            let to = &mut to.codes[2 * PLANE * pair..][..2 * PLANE];
-            for s in 0..PLANE {
-                to[s] = packed[s].bytes_and(0x0f).words();
-                to[PLANE + s] = packed[s].right(4).bytes_and(0x0f).words();
-            }
-        }
     }
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        six_bits(integers, rows, to);
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        for pair in 0..4 {
+            let packed = plane(integers, rows, 16 + 32 * pair);
+            let (mut low, mut high) = ([Words::ZERO; PLANE], [Words::ZERO; PLANE]);
+            for s in 0..PLANE {
+                low[s] = packed[s].bytes_and(0x0f).words();
+                high[s] = packed[s].right(4).bytes_and(0x0f).words();
+            }
+            to.take(2 * PLANE * pair, &low);
+            to.take(2 * PLANE * pair + PLANE, &high);
+        }
     }
 }
 
@@ -159,29 +139,28 @@ pub(in super::super) struct Q5K;
 
 impl Format for Q5K {
     type Codes = Raised<32, 31>;
-    const VALUES: usize = VALUES;
-    const BYTES: usize = Encoding::Q5_K.block_bytes();
+    const ENCODING: Encoding = Encoding::Q5_K;
     const OFFSET: u8 = 0;
-    const WHOLE: Option<Whole> = Some(Whole::Q5K);
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
         six_bits(integers, rows, to);
     }
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        six_bits(integers, rows, to);
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
         let fifth = plane(integers, rows, 16);
         for pair in 0..4 {
             let packed = plane(integers, rows, 48 + 32 * pair);
-            let to = &mut to.codes[2 * PLANE * pair..][..2 * PLANE];
+            let (mut low, mut high) = ([Words::ZERO; PLANE], [Words::ZERO; PLANE]);
             for s in 0..PLANE {
                 let bits = fifth[s].right(2 * pair as u32);
-                to[s] = packed[s].bytes_and(0x0f).or(bits.bytes_and(1).left(4)).words();
+                low[s] = packed[s].bytes_and(0x0f).or(bits.bytes_and(1).left(4)).words();
                 let bits = bits.right(1).bytes_and(1).left(4);
-                to[PLANE + s] = packed[s].right(4).bytes_and(0x0f).or(bits).words();
+                high[s] = packed[s].right(4).bytes_and(0x0f).or(bits).words();
             }
+            to.take(2 * PLANE * pair, &low);
+            to.take(2 * PLANE * pair + PLANE, &high);
         }
     }
 }
@@ -191,15 +170,12 @@ pub(in super::super) struct Q6K;
 
 impl Format for Q6K {
     type Codes = Centred<16, 63>;
-    const VALUES: usize = VALUES;
-    const BYTES: usize = Encoding::Q6_K.block_bytes();
+    const ENCODING: Encoding = Encoding::Q6_K;
     const OFFSET: u8 = 32;
-    const WHOLE: Option<Whole> = Some(Whole::Q6K);
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        // The last four bytes are two scales and `d`.
-        let d = gather(integers, rows, 206).right(16).halves();
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
+        let d = half(integers, rows, 208);
         for (k, scales) in columns(integers, rows, 192).into_iter().enumerate() {
             for i in 0..4 {
                 to.factors[4 * k + i] = product(&d, &scales.signed_byte(i as u32));
@@ -208,20 +184,19 @@ impl Format for Q6K {
     }
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        Self::factors(integers, rows, to);
-        for half in 0..2 {
-            let high = plane(integers, rows, 128 + 32 * half);
-            for side in 0..2 {
-                let low = plane(integers, rows, 64 * half + 32 * side);
-                for nibble in 0..2 {
-                    let p = 2 * nibble + side;
-                    let to = &mut to.codes[(4 * half + p) * PLANE..][..PLANE];
-                    for s in 0..PLANE {
-                        let high = high[s].right(2 * p as u32).bytes_and(3).left(4);
-                        to[s] = low[s].right(4 * nibble as u32).bytes_and(0x0f).or(high).words();
-                    }
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        for part in 0..2 {
+            let high = plane(integers, rows, 128 + 32 * part);
+            let low = [plane(integers, rows, 64 * part), plane(integers, rows, 64 * part + 32)];
+            for p in 0..4 {
+                let (nibble, low) = (p / 2, &low[p % 2]);
+                let mut codes = [Words::ZERO; PLANE];
+                for s in 0..PLANE {
+                    let high = high[s].right(2 * p as u32).bytes_and(3).left(4);
+                    let low = low[s].right(4 * nibble as u32).bytes_and(0x0f);
+                    codes[s] = low.or(high).words();
                 }
+                to.take((4 * part + p) * PLANE, &codes);
             }
         }
     }
@@ -232,12 +207,11 @@ pub(in super::super) struct Iq4Xs;
 
 impl Format for Iq4Xs {
     type Codes = Centred<32, 255>;
-    const VALUES: usize = VALUES;
-    const BYTES: usize = Encoding::IQ4_XS.block_bytes();
+    const ENCODING: Encoding = Encoding::IQ4_XS;
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
         let head = gather(integers, rows, 0);
         let d = head.halves();
         let (low, high) = (gather(integers, rows, 4), head.right(16));
@@ -249,7 +223,13 @@ impl Format for Iq4Xs {
                 factor[f] *= scale[f] - 32.0;
             }
             to.factors[g] = factor;
-            levels(integers, rows, 8 + 16 * g, &mut to.codes[PLANE * g..][..PLANE]);
+        }
+    }
+
+    #[inline(always)]
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        for g in 0..8 {
+            to.take(PLANE * g, &levels(integers, rows, 8 + 16 * g));
         }
     }
 }

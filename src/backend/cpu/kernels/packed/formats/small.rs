@@ -1,26 +1,29 @@
 //! The formats with blocks of 32 values: one group each.
 
-use super::super::integers::{BlockRows, Integers, Lanes, Words};
-use super::{Block, Centred, Format, LEVELS, Place, Raised, columns, gather, plane};
+use super::super::integers::{Blocks, Integers, Lanes, Words};
+use super::{
+    Centred, Factors, Format, LEVELS, PLANE, Planes, Raised, columns, gather, half, plane,
+};
 use crate::quant::Encoding;
 
 /// Nibbles of sixteen bytes: the low ones are the first half of the block, the high ones the second.
 #[inline(always)]
-fn nibbles<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize, to: &mut [Words]) {
+fn nibbles<I: Integers>(integers: I, rows: impl Blocks, at: usize) -> [Words; PLANE] {
     let packed = columns(integers, rows, at);
-    let (first, second) = to[..8].split_at_mut(4);
-    for s in 0..4 {
-        first[s] = packed[s].bytes_and(0x0f).words();
-        second[s] = packed[s].right(4).bytes_and(0x0f).words();
+    let mut codes = [Words::ZERO; PLANE];
+    for s in 0..PLANE / 2 {
+        codes[s] = packed[s].bytes_and(0x0f).words();
+        codes[PLANE / 2 + s] = packed[s].right(4).bytes_and(0x0f).words();
     }
+    codes
 }
 
 /// Adds the fifth bits, of which bit `i` belongs to value `i`.
 #[inline(always)]
-fn fifth_bits<I: Integers>(integers: I, bits: Lanes<I>, to: &mut [Words]) {
-    for (s, word) in to[..8].iter_mut().enumerate() {
+fn with_fifth<I: Integers>(integers: I, bits: Lanes<I>, codes: &mut [Words; PLANE]) {
+    for s in 0..PLANE {
         let fifth = bits.right(4 * s as u32).spread_bits().left(4);
-        *word = Lanes::new(integers, *word).or(fifth).words();
+        codes[s] = Lanes::new(integers, codes[s]).or(fifth).words();
     }
 }
 
@@ -29,20 +32,17 @@ pub(in super::super) struct Q4_0;
 
 impl Format for Q4_0 {
     type Codes = Centred<32, 15>;
-    const VALUES: usize = 32;
-    const BYTES: usize = Encoding::Q4_0.block_bytes();
+    const ENCODING: Encoding = Encoding::Q4_0;
     const OFFSET: u8 = 8;
-    const PLACES: &'static [Place] = &[Place::Nibbles(2)];
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        Self::factors(integers, rows, to);
-        nibbles(integers, rows, 2, to.codes);
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
+        to.factors[0] = half(integers, rows, 0);
     }
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = gather(integers, rows, 0).halves();
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        to.take(0, &nibbles(integers, rows, 2));
     }
 }
 
@@ -51,22 +51,19 @@ pub(in super::super) struct Q4_1;
 
 impl Format for Q4_1 {
     type Codes = Raised<32, 15>;
-    const VALUES: usize = 32;
-    const BYTES: usize = Encoding::Q4_1.block_bytes();
+    const ENCODING: Encoding = Encoding::Q4_1;
     const OFFSET: u8 = 0;
-    const PLACES: &'static [Place] = &[Place::Nibbles(4)];
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        Self::factors(integers, rows, to);
-        nibbles(integers, rows, 4, to.codes);
-    }
-
-    #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
         let head = gather(integers, rows, 0);
         to.factors[0] = head.halves();
         to.minimums[0] = head.right(16).halves();
+    }
+
+    #[inline(always)]
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        to.take(0, &nibbles(integers, rows, 4));
     }
 }
 
@@ -75,15 +72,19 @@ pub(in super::super) struct Q5_0;
 
 impl Format for Q5_0 {
     type Codes = Centred<32, 31>;
-    const VALUES: usize = 32;
-    const BYTES: usize = Encoding::Q5_0.block_bytes();
+    const ENCODING: Encoding = Encoding::Q5_0;
     const OFFSET: u8 = 16;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = gather(integers, rows, 0).halves();
-        nibbles(integers, rows, 6, to.codes);
-        fifth_bits(integers, gather(integers, rows, 2), to.codes);
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
+        to.factors[0] = half(integers, rows, 0);
+    }
+
+    #[inline(always)]
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        let mut codes = nibbles(integers, rows, 6);
+        with_fifth(integers, gather(integers, rows, 2), &mut codes);
+        to.take(0, &codes);
     }
 }
 
@@ -92,17 +93,21 @@ pub(in super::super) struct Q5_1;
 
 impl Format for Q5_1 {
     type Codes = Raised<32, 31>;
-    const VALUES: usize = 32;
-    const BYTES: usize = Encoding::Q5_1.block_bytes();
+    const ENCODING: Encoding = Encoding::Q5_1;
     const OFFSET: u8 = 0;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
         let head = gather(integers, rows, 0);
         to.factors[0] = head.halves();
         to.minimums[0] = head.right(16).halves();
-        nibbles(integers, rows, 8, to.codes);
-        fifth_bits(integers, gather(integers, rows, 4), to.codes);
+    }
+
+    #[inline(always)]
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        let mut codes = nibbles(integers, rows, 8);
+        with_fifth(integers, gather(integers, rows, 4), &mut codes);
+        to.take(0, &codes);
     }
 }
 
@@ -111,24 +116,23 @@ pub(in super::super) struct Q8_0;
 
 impl Format for Q8_0 {
     type Codes = Centred<32, 255>;
-    const VALUES: usize = 32;
-    const BYTES: usize = Encoding::Q8_0.block_bytes();
+    const ENCODING: Encoding = Encoding::Q8_0;
     const OFFSET: u8 = 128;
-    const PLACES: &'static [Place] = &[Place::Signed(2)];
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        Self::factors(integers, rows, to);
-        let codes = plane(integers, rows, 2);
-        for s in 0..8 {
-            // A signed byte plus 128, without a carry.
-            to.codes[s] = codes[s].bytes_xor(0x80).words();
-        }
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
+        to.factors[0] = half(integers, rows, 0);
     }
 
     #[inline(always)]
-    fn factors<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = gather(integers, rows, 0).halves();
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        let packed = plane(integers, rows, 2);
+        let mut codes = [Words::ZERO; PLANE];
+        for s in 0..PLANE {
+            // A signed byte plus 128, without a carry.
+            codes[s] = packed[s].bytes_xor(0x80).words();
+        }
+        to.take(0, &codes);
     }
 }
 
@@ -137,22 +141,26 @@ pub(in super::super) struct Iq4Nl;
 
 impl Format for Iq4Nl {
     type Codes = Centred<32, 255>;
-    const VALUES: usize = 32;
-    const BYTES: usize = Encoding::IQ4_NL.block_bytes();
+    const ENCODING: Encoding = Encoding::IQ4_NL;
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn unpack<I: Integers>(integers: I, rows: BlockRows<'_>, to: &mut Block<'_>) {
-        to.factors[0] = gather(integers, rows, 0).halves();
-        levels(integers, rows, 2, to.codes);
+    fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>) {
+        to.factors[0] = half(integers, rows, 0);
+    }
+
+    #[inline(always)]
+    fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes) {
+        to.take(0, &levels(integers, rows, 2));
     }
 }
 
 /// Sixteen bytes of codes for the uneven levels.
 #[inline(always)]
-pub(super) fn levels<I: Integers>(integers: I, rows: BlockRows<'_>, at: usize, to: &mut [Words]) {
-    nibbles(integers, rows, at, to);
-    for word in &mut to[..8] {
-        *word = Lanes::new(integers, *word).look_up(&LEVELS).words();
+pub(super) fn levels<I: Integers>(integers: I, rows: impl Blocks, at: usize) -> [Words; PLANE] {
+    let mut codes = nibbles(integers, rows, at);
+    for s in 0..PLANE {
+        codes[s] = Lanes::new(integers, codes[s]).look_up(&LEVELS).words();
     }
+    codes
 }

@@ -5,7 +5,7 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{BlockRows, Codes, FEATURES, Group, Integers, Kernel, Panel, Place, Rows, Words};
+use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
@@ -243,33 +243,6 @@ impl Integers for Avx2 {
         unsafe { multiply::<C, R>(panel, rows, sums) }
     }
 
-    const IN_PLACE: bool = true;
-
-    #[inline(always)]
-    fn add_group<C: Codes>(
-        self,
-        rows: BlockRows<'_>,
-        place: Place,
-        x: Group<'_>,
-        factors: &[f32; FEATURES],
-        minimums: &[f32; FEATURES],
-        totals: &mut [f32; FEATURES],
-    ) {
-        let (at, len) = place.bytes();
-        let (bytes, starts) = rows.places(at, len);
-        let sums = (factors, minimums, totals);
-        // SAFETY: `self` proves that the processor has what these enable, and `len` bytes from each start are within
-        // `bytes`.
-        unsafe {
-            match place {
-                Place::Nibbles(_) => add_group::<C, BothNibbles>(bytes, starts, x, sums),
-                Place::Low(_) => add_group::<C, LowNibbles>(bytes, starts, x, sums),
-                Place::High(_) => add_group::<C, HighNibbles>(bytes, starts, x, sums),
-                Place::Signed(_) => add_group::<C, SignedBytes>(bytes, starts, x, sums),
-            }
-        }
-    }
-
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         // SAFETY: `self` proves that the processor has what `run_enabled` enables.
@@ -459,150 +432,5 @@ unsafe fn signed_dots<const R: usize>(
             }
         }
         totals
-    }
-}
-
-/// How the 32 codes of a group lie in memory.
-trait Lie {
-    /// Whether they are signed, or else at most 15.
-    const SIGNED: bool;
-
-    /// One code in each byte.
-    ///
-    /// # Safety
-    ///
-    /// The processor has AVX2, and the bytes can be read.
-    unsafe fn load(bytes: *const u8) -> __m256i;
-}
-
-/// Sixteen bytes: see [`Place::Nibbles`].
-struct BothNibbles;
-/// 32 bytes: see [`Place::Low`].
-struct LowNibbles;
-/// 32 bytes: see [`Place::High`].
-struct HighNibbles;
-/// 32 bytes: see [`Place::Signed`].
-struct SignedBytes;
-
-impl Lie for BothNibbles {
-    const SIGNED: bool = false;
-
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8) -> __m256i {
-        // SAFETY: the caller's.
-        unsafe {
-            let packed = _mm_loadu_si128(bytes.cast());
-            let both = _mm256_castsi128_si256(packed);
-            let both = _mm256_inserti128_si256::<1>(both, _mm_srli_epi16::<4>(packed));
-            _mm256_and_si256(both, _mm256_set1_epi8(0x0f))
-        }
-    }
-}
-
-impl Lie for LowNibbles {
-    const SIGNED: bool = false;
-
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8) -> __m256i {
-        // SAFETY: the caller's.
-        unsafe { _mm256_and_si256(_mm256_loadu_si256(bytes.cast()), _mm256_set1_epi8(0x0f)) }
-    }
-}
-
-impl Lie for HighNibbles {
-    const SIGNED: bool = false;
-
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8) -> __m256i {
-        // SAFETY: the caller's.
-        unsafe {
-            let packed = _mm256_srli_epi16::<4>(_mm256_loadu_si256(bytes.cast()));
-            _mm256_and_si256(packed, _mm256_set1_epi8(0x0f))
-        }
-    }
-}
-
-impl Lie for SignedBytes {
-    const SIGNED: bool = true;
-
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8) -> __m256i {
-        // SAFETY: the caller's.
-        unsafe { _mm256_loadu_si256(bytes.cast()) }
-    }
-}
-
-/// See [`Integers::add_group`]; the numbers are factors, minimums and totals. No closures: they would not be compiled
-/// for these instructions.
-///
-/// # Safety
-///
-/// The bytes that `L` reads from each start can be read.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-unsafe fn add_group<C: Codes, L: Lie>(
-    bytes: &[u8],
-    starts: &[usize; FEATURES],
-    x: Group<'_>,
-    numbers: (&[f32; FEATURES], &[f32; FEATURES], &mut [f32; FEATURES]),
-) {
-    // SAFETY: the caller's; eight words are a vector, and so are eight numbers.
-    unsafe {
-        let q = _mm256_loadu_si256(x.words.as_ptr().cast());
-        let scale = _mm256_set1_ps(x.scale);
-        let sum = _mm256_set1_ps(x.sum);
-        let (factors, minimums) = (floats(numbers.0), floats(numbers.1));
-        let totals = numbers.2;
-        let before = floats(totals);
-        let ones = _mm256_set1_epi16(1);
-        for v in 0..V {
-            let mut dots = [_mm256_setzero_si256(); LANES];
-            for f in 0..LANES {
-                let codes = L::load(bytes.as_ptr().add(starts[LANES * v + f]));
-                dots[f] = if L::SIGNED {
-                    // -128 becomes 128, which is right for an unsigned byte; two products with 127 still fit 16 bits.
-                    let magnitude = _mm256_abs_epi8(codes);
-                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(q, codes));
-                    _mm256_madd_epi16(pairs, ones)
-                } else {
-                    _mm256_maddubs_epi16(codes, q)
-                };
-            }
-            // Features are brought side by side while they are added. Four pairs of products of nibbles are at most
-            // `8 · 15 · 127`, which 16 bits hold: twice as many numbers in a vector.
-            let (mut first, mut second);
-            if L::SIGNED {
-                first = _mm256_hadd_epi32(
-                    _mm256_hadd_epi32(dots[0], dots[1]),
-                    _mm256_hadd_epi32(dots[2], dots[3]),
-                );
-                second = _mm256_hadd_epi32(
-                    _mm256_hadd_epi32(dots[4], dots[5]),
-                    _mm256_hadd_epi32(dots[6], dots[7]),
-                );
-            } else {
-                first = _mm256_hadd_epi16(
-                    _mm256_hadd_epi16(dots[0], dots[1]),
-                    _mm256_hadd_epi16(dots[2], dots[3]),
-                );
-                second = _mm256_hadd_epi16(
-                    _mm256_hadd_epi16(dots[4], dots[5]),
-                    _mm256_hadd_epi16(dots[6], dots[7]),
-                );
-                first = _mm256_madd_epi16(first, ones);
-                second = _mm256_madd_epi16(second, ones);
-            }
-            let low = _mm256_permute2x128_si256::<0x20>(first, second);
-            let high = _mm256_permute2x128_si256::<0x31>(first, second);
-            let mut dots = _mm256_cvtepi32_ps(_mm256_add_epi32(low, high));
-            if !C::MINIMUMS && !L::SIGNED {
-                dots = _mm256_add_ps(dots, sum);
-            }
-            let mut total = _mm256_fmadd_ps(_mm256_mul_ps(factors[v], scale), dots, before[v]);
-            if C::MINIMUMS {
-                total = _mm256_fmadd_ps(minimums[v], sum, total);
-            }
-            _mm256_storeu_ps(totals[v * LANES..][..LANES].as_mut_ptr(), total);
-        }
     }
 }

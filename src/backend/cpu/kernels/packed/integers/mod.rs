@@ -13,8 +13,6 @@ mod avx2;
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
-#[cfg(target_arch = "x86_64")]
-mod vnni_blocks;
 
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
@@ -23,11 +21,11 @@ use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use vnni::Vnni;
 
-use super::formats::{Codes, Place, Whole};
+use super::formats::Codes;
 use scalar::Scalar;
 use std::sync::OnceLock;
 
-pub(super) use rows::{BlockRows, PanelRows};
+pub(super) use rows::{BlockRows, Blocks, PanelRows, SideBySide};
 pub(super) use words::{FEATURES, Lanes, Words};
 
 /// A depth slice of sixteen features, unpacked; see [`Integers::multiply`].
@@ -49,27 +47,8 @@ pub(super) struct Rows<'a, const R: usize> {
     pub(super) sums: [&'a [f32]; R],
 }
 
-/// One group of 32 values of a row of activations.
-#[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // x86 alone multiplies codes in place
-pub(super) struct Group<'a> {
-    pub(super) words: &'a [u32; 8],
-    pub(super) scale: f32,
-    pub(super) sum: f32,
-}
-
 /// The most groups that a block has.
 pub(super) const MOST_GROUPS: usize = 16;
-
-/// A block of 256 values of a row of activations.
-#[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // as above
-pub(super) struct WholeGroups<'a> {
-    pub(super) words: &'a [u32; 64],
-    /// Of each group.
-    pub(super) scales: &'a [f32],
-    pub(super) sums: &'a [f32],
-}
 
 /// What the kernels need of an instruction set.
 pub(super) trait Integers: Copy + Send + Sync + 'static {
@@ -162,38 +141,15 @@ pub(super) trait Integers: Copy + Send + Sync + 'static {
         sums: &mut [[f32; FEATURES]; R],
     );
 
-    /// Whether a row is multiplied with codes where they lie ([`Integers::add_group`]), instead of unpacked ones.
-    const IN_PLACE: bool = false;
-
-    /// What [`Integers::multiply`] does with one group of 32 values and one row, bit for bit, of codes at `place` in a block.
+    /// The same for a group or two and few rows: compiled where it is called, for codes that are in registers there.
     #[inline(always)]
-    fn add_group<C: Codes>(
+    fn multiply_here<C: Codes, const R: usize>(
         self,
-        _rows: BlockRows<'_>,
-        _place: Place,
-        _x: Group<'_>,
-        _factors: &[f32; FEATURES],
-        _minimums: &[f32; FEATURES],
-        _totals: &mut [f32; FEATURES],
+        panel: Panel<'_>,
+        rows: Rows<'_, R>,
+        sums: &mut [[f32; FEATURES]; R],
     ) {
-        unreachable!("asked where IN_PLACE says so only");
-    }
-
-    /// Whether a row is multiplied with whole blocks of 256 codes where they lie ([`Integers::add_block`]).
-    const WHOLE: bool = false;
-
-    /// What [`Integers::multiply`] does with a block of 256 values and one row, bit for bit.
-    #[inline(always)]
-    fn add_block<C: Codes>(
-        self,
-        _rows: BlockRows<'_>,
-        _whole: Whole,
-        _x: WholeGroups<'_>,
-        _factors: &[[f32; FEATURES]; MOST_GROUPS],
-        _minimums: &[[f32; FEATURES]; MOST_GROUPS],
-        _totals: &mut [f32; FEATURES],
-    ) {
-        unreachable!("asked where WHOLE says so only");
+        self.multiply::<C, R>(panel, rows, sums);
     }
 
     /// Runs `kernel` compiled for this instruction set.

@@ -2,10 +2,7 @@
 
 #![allow(clippy::wildcard_imports)] // intrinsics, by the dozen
 
-use super::{
-    BlockRows, Codes, FEATURES, Group, Integers, Kernel, MOST_GROUPS, Panel, Place, Rows, Whole,
-    WholeGroups, Words, avx2::Avx2, vnni_blocks,
-};
+use super::{BlockRows, Codes, FEATURES, Integers, Kernel, Panel, Rows, Words, avx2::Avx2};
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::*;
 
@@ -220,47 +217,15 @@ impl Integers for Vnni {
         unsafe { multiply::<C, R>(panel, rows, sums) }
     }
 
-    const IN_PLACE: bool = true;
-
     #[inline(always)]
-    fn add_group<C: Codes>(
+    fn multiply_here<C: Codes, const R: usize>(
         self,
-        rows: BlockRows<'_>,
-        place: Place,
-        x: Group<'_>,
-        factors: &[f32; FEATURES],
-        minimums: &[f32; FEATURES],
-        totals: &mut [f32; FEATURES],
+        panel: Panel<'_>,
+        rows: Rows<'_, R>,
+        sums: &mut [[f32; FEATURES]; R],
     ) {
-        let (at, len) = place.bytes();
-        let (bytes, starts) = rows.places(at, len);
-        let sums = (factors, minimums, totals);
-        // SAFETY: `self` proves that the processor has what these enable, and `len` bytes from each start are within
-        // `bytes`.
-        unsafe {
-            match place {
-                Place::Nibbles(_) => add_group::<C, BothNibbles>(bytes, starts, x, sums),
-                Place::Low(_) | Place::High(_) => {
-                    unreachable!("blocks of 256 are multiplied whole")
-                }
-                Place::Signed(_) => add_group::<C, SignedBytes>(bytes, starts, x, sums),
-            }
-        }
-    }
-
-    const WHOLE: bool = true;
-
-    #[inline(always)]
-    fn add_block<C: Codes>(
-        self,
-        rows: BlockRows<'_>,
-        whole: Whole,
-        x: WholeGroups<'_>,
-        factors: &[[f32; FEATURES]; MOST_GROUPS],
-        minimums: &[[f32; FEATURES]; MOST_GROUPS],
-        totals: &mut [f32; FEATURES],
-    ) {
-        vnni_blocks::add_block::<C>(self, rows, whole, x, (factors, minimums, totals));
+        // SAFETY: `self` proves that the processor has these instructions.
+        unsafe { multiply_here::<C, R>(panel, rows, sums) }
     }
 
     #[inline(always)]
@@ -273,6 +238,19 @@ impl Integers for Vnni {
 /// See [`Integers::multiply`]. A function of its own, so that formats with the same codes share it.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")]
 fn multiply<C: Codes, const R: usize>(
+    panel: Panel<'_>,
+    rows: Rows<'_, R>,
+    sums: &mut [[f32; FEATURES]; R],
+) {
+    // SAFETY: the processor has what this function enables.
+    unsafe { multiply_here::<C, R>(panel, rows, sums) }
+}
+
+/// # Safety
+///
+/// The processor has AVX-512 F and VNNI.
+#[inline(always)]
+unsafe fn multiply_here<C: Codes, const R: usize>(
     panel: Panel<'_>,
     rows: Rows<'_, R>,
     sums: &mut [[f32; FEATURES]; R],
@@ -325,155 +303,5 @@ fn multiply<C: Codes, const R: usize>(
         for r in 0..R {
             _mm512_storeu_ps(sums[r].as_mut_ptr(), totals[r]);
         }
-    }
-}
-
-/// Sixteen bytes of rows `f`, `f + 4`, `f + 8` and `f + 12`.
-///
-/// # Safety
-///
-/// The processor has AVX-512 F, and the bytes can be read.
-#[inline(always)]
-pub(super) unsafe fn four_rows(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe {
-        let row = |f: usize| _mm_loadu_si128(bytes.add(starts[f]).cast());
-        let all = _mm512_castsi128_si512(row(f));
-        let all = _mm512_inserti32x4::<1>(all, row(f + 4));
-        let all = _mm512_inserti32x4::<2>(all, row(f + 8));
-        _mm512_inserti32x4::<3>(all, row(f + 12))
-    }
-}
-
-/// How the 32 codes of a group lie in memory.
-trait Lie {
-    /// The first and the last sixteen of four rows, a code in each byte, not signed.
-    ///
-    /// # Safety
-    ///
-    /// As [`four_rows`].
-    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2];
-}
-
-/// Sixteen bytes: see [`Place::Nibbles`].
-struct BothNibbles;
-/// 32 bytes: see [`Place::Signed`].
-struct SignedBytes;
-
-/// # Safety
-///
-/// The processor has AVX-512 BW.
-#[inline(always)]
-pub(super) unsafe fn low_nibbles(packed: __m512i) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe { _mm512_and_si512(packed, _mm512_set1_epi8(0x0f)) }
-}
-
-/// # Safety
-///
-/// The processor has AVX-512 BW.
-#[inline(always)]
-pub(super) unsafe fn high_nibbles(packed: __m512i) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe { low_nibbles(_mm512_srli_epi16::<4>(packed)) }
-}
-
-impl Lie for BothNibbles {
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
-        // SAFETY: the caller's.
-        unsafe {
-            let packed = four_rows(bytes, starts, f);
-            [low_nibbles(packed), high_nibbles(packed)]
-        }
-    }
-}
-
-impl Lie for SignedBytes {
-    #[inline(always)]
-    unsafe fn load(bytes: *const u8, starts: &[usize; FEATURES], f: usize) -> [__m512i; 2] {
-        // SAFETY: the caller's.
-        unsafe {
-            // A signed byte plus 128, without a carry.
-            let half = _mm512_set1_epi8(i8::MIN);
-            let second = four_rows(bytes.add(16), starts, f);
-            [_mm512_xor_si512(four_rows(bytes, starts, f), half), _mm512_xor_si512(second, half)]
-        }
-    }
-}
-
-/// See [`Integers::add_group`]; the numbers are factors, minimums and totals.
-///
-/// # Safety
-///
-/// The bytes that `L` reads from each start can be read.
-#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")]
-#[inline]
-unsafe fn add_group<C: Codes, L: Lie>(
-    bytes: &[u8],
-    starts: &[usize; FEATURES],
-    x: Group<'_>,
-    numbers: (&[f32; FEATURES], &[f32; FEATURES], &mut [f32; FEATURES]),
-) {
-    // SAFETY: the caller's; eight words are two times sixteen bytes, and sixteen numbers are a vector.
-    unsafe {
-        let words = x.words.as_ptr();
-        let first = _mm512_broadcast_i32x4(_mm_loadu_si128(words.cast()));
-        let last = _mm512_broadcast_i32x4(_mm_loadu_si128(words.add(4).cast()));
-        let mut dots = [_mm512_setzero_si512(); 4];
-        for f in 0..4 {
-            let codes = L::load(bytes.as_ptr(), starts, f);
-            dots[f] = _mm512_dpbusd_epi32(dots[f], codes[0], first);
-            dots[f] = _mm512_dpbusd_epi32(dots[f], codes[1], last);
-        }
-        let dots = sums_of_four(dots);
-        let (factors, minimums, totals) = numbers;
-        let total = _mm512_loadu_ps(totals.as_ptr());
-        let total = with_dots::<C>(total, dots, (x.scale, x.sum), (factors, minimums));
-        _mm512_storeu_ps(totals.as_mut_ptr(), total);
-    }
-}
-
-/// The sums of the four words in each 128 bits: word `4 · l + i` is that of part `l` of vector `i`.
-///
-/// # Safety
-///
-/// The processor has AVX-512 F.
-#[inline(always)]
-pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m512i; 4]) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe {
-        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
-    }
-}
-
-/// Totals with what [`Integers::multiply`] adds of one group and one row; the numbers of `x` are its scale and sum, those
-/// of the weights factors and minimums.
-///
-/// # Safety
-///
-/// The processor has AVX-512 F.
-#[inline(always)]
-pub(super) unsafe fn with_dots<C: Codes>(
-    total: __m512,
-    dots: __m512i,
-    (scale, sum): (f32, f32),
-    (factors, minimums): (&[f32; FEATURES], &[f32; FEATURES]),
-) -> __m512 {
-    // SAFETY: the caller's; sixteen numbers are a vector.
-    unsafe {
-        let mut dots = _mm512_cvtepi32_ps(dots);
-        let sum = _mm512_set1_ps(sum);
-        if !C::MINIMUMS {
-            dots = _mm512_add_ps(dots, sum);
-        }
-        let factor = _mm512_mul_ps(_mm512_loadu_ps(factors.as_ptr()), _mm512_set1_ps(scale));
-        let total = _mm512_fmadd_ps(factor, dots, total);
-        if !C::MINIMUMS {
-            return total;
-        }
-        _mm512_fmadd_ps(_mm512_loadu_ps(minimums.as_ptr()), sum, total)
     }
 }

@@ -1,13 +1,14 @@
 //! Sixteen words side by side, one per feature of a panel, each with four bytes of that feature.
 
 use super::Integers;
+use bytemuck::Zeroable;
 
 /// Features in a panel: one cache line of words.
 pub(in super::super) const FEATURES: usize = 16;
 
-/// A word of four bytes for each feature, in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
+/// A word of four bytes for each feature, in memory: a line of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
+#[repr(C, align(64))]
 pub(in super::super) struct Words(pub(in super::super) [u32; FEATURES]);
 
 impl Words {
