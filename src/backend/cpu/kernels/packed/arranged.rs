@@ -27,17 +27,21 @@ pub(super) const fn lone_half(encoding: Encoding) -> Option<usize> {
     }
 }
 
-/// The words of a row in the order that they have in a panel.
+/// The words of a row in the order that they have in a panel. Where the last block is the first of a pair, that pair's
+/// second half-precision number is nothing.
 fn for_each_word(row: &[u8], encoding: Encoding, mut each: impl FnMut([u8; WORD])) {
     let Some(half) = lone_half(encoding) else {
         row.as_chunks().0.iter().for_each(|word| each(*word));
         return;
     };
     let bytes = encoding.block_bytes();
-    for pair in row.chunks_exact(2 * bytes) {
-        let (first, second) = pair.split_at(bytes);
-        each([first[half], first[half + 1], second[half], second[half + 1]]);
-        for block in [first, second] {
+    for pair in row.chunks(2 * bytes) {
+        let mut halves = [0; WORD];
+        for (to, block) in halves.chunks_exact_mut(HALF).zip(pair.chunks_exact(bytes)) {
+            to.copy_from_slice(&block[half..half + HALF]);
+        }
+        each(halves);
+        for block in pair.chunks_exact(bytes) {
             let rest = if half == 0 { &block[HALF..] } else { &block[..half] };
             rest.as_chunks().0.iter().for_each(|word| each(*word));
         }
@@ -45,7 +49,11 @@ fn for_each_word(row: &[u8], encoding: Encoding, mut each: impl FnMut([u8; WORD]
 }
 
 /// The same words as the bytes of a row again.
-fn append_words(mut words: impl Iterator<Item = [u8; WORD]>, encoding: Encoding, to: &mut Vec<u8>) {
+fn append_words(
+    mut words: impl ExactSizeIterator<Item = [u8; WORD]>,
+    encoding: Encoding,
+    to: &mut Vec<u8>,
+) {
     let Some(half) = lone_half(encoding) else {
         to.extend(words.flatten());
         return;
@@ -53,6 +61,9 @@ fn append_words(mut words: impl Iterator<Item = [u8; WORD]>, encoding: Encoding,
     let rest = (encoding.block_bytes() - HALF) / WORD;
     while let Some(halves) = words.next() {
         for number in halves.as_chunks::<HALF>().0 {
+            if words.len() == 0 {
+                return;
+            }
             let start = to.len();
             to.extend(words.by_ref().take(rest).flatten());
             let at = if half == 0 { start } else { to.len() };
@@ -72,18 +83,19 @@ pub struct ArrangedMatrix {
 }
 
 impl ArrangedMatrix {
-    /// A copy, on all threads; `None` where no panel is full, or rows are no whole words.
+    /// A copy, on all threads; `None` where no panel is full.
     pub fn of(matrix: &PackedMatrix<'_>) -> Option<Self> {
         let PackedMatrix { bytes, encoding, features, depth, .. } = *matrix;
         let row_bytes = matrix.row_bytes();
-        if features < FEATURES || row_bytes == 0 || !row_bytes.is_multiple_of(WORD) {
+        let words = matrix.row_words();
+        if features < FEATURES || words == 0 {
             return None;
         }
         let (whole, rest) = bytes.split_at(features / FEATURES * FEATURES * row_bytes);
         // Zeros that the system gives, each page when it is first written: by all threads.
-        let mut panels = bytemuck::zeroed_vec::<Words>(whole.len() / size_of::<Words>());
+        let mut panels = bytemuck::zeroed_vec::<Words>(features / FEATURES * words);
         let rows = whole.par_chunks_exact(FEATURES * row_bytes);
-        panels.par_chunks_exact_mut(row_bytes / WORD).zip(rows).for_each(|(panel, rows)| {
+        panels.par_chunks_exact_mut(words).zip(rows).for_each(|(panel, rows)| {
             for (f, row) in rows.chunks_exact(row_bytes).enumerate() {
                 let mut panel = panel.iter_mut();
                 for_each_word(row, encoding, |word| {
@@ -133,14 +145,19 @@ impl ArrangedMatrix {
 }
 
 impl PackedMatrix<'_> {
+    /// Words of a row in a panel.
+    fn row_words(&self) -> usize {
+        self.row_bytes().div_ceil(WORD)
+    }
+
     /// Features that lie in panels: the first ones.
     pub(super) fn in_panels(&self) -> usize {
-        size_of_val(self.panels) / self.row_bytes().max(1)
+        self.panels.len() / self.row_words().max(1) * FEATURES
     }
 
     /// The words of the panel that begins with this feature, if it lies in one.
     pub(super) fn panel(&self, feature: usize) -> Option<&[Words]> {
-        let words = self.row_bytes() / WORD;
+        let words = self.row_words();
         self.panels.get(feature / FEATURES * words..)?.get(..words)
     }
 

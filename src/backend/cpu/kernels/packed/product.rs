@@ -162,15 +162,11 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
             }
             let bytes = &self.w.bytes[(columns.start + first - self.w.in_panels()) * stride..];
             let rows = PanelRows::new(bytes, stride, used);
-            for depth in (0..self.w.depth).step_by(DEPTH) {
-                let len = DEPTH.min(self.w.depth - depth);
-                let panel = self.slice.unpack::<F, I, _>(integers, depth, len, |b| {
-                    let block = rows.block(b * F::BYTES);
-                    block.prefetch(integers, 0..FEATURES * F::BYTES);
-                    block
-                });
-                multiply_rows::<F, I>(integers, self.x, panel, depth, self.out, first, used);
-            }
+            self.unpacked(integers, first, used, |b| {
+                let block = rows.block(b * F::BYTES);
+                block.prefetch(integers, 0..FEATURES * F::BYTES);
+                block
+            });
         }
     }
 }
@@ -184,19 +180,27 @@ impl<F: Format> Product<'_, '_, F> {
         match self.out.row_range().len() {
             1 => self.arranged::<I, 1>(integers, block, first),
             2 => self.arranged::<I, 2>(integers, block, first),
-            _ => {
-                for depth in (0..self.w.depth).step_by(DEPTH) {
-                    let len = DEPTH.min(self.w.depth - depth);
-                    let panel = self.slice.unpack::<F, I, _>(integers, depth, len, block);
-                    multiply_rows::<F, I>(
-                        integers, self.x, panel, depth, self.out, first, FEATURES,
-                    );
-                }
-            }
+            _ => self.unpacked(integers, first, FEATURES, block),
         }
     }
 
-    /// The same for few rows, whose codes are not worth putting into memory.
+    /// Adds the products with a panel that is unpacked, slice by slice.
+    #[inline(always)]
+    fn unpacked<I: Integers, B: Blocks>(
+        &mut self,
+        integers: I,
+        first: usize,
+        used: usize,
+        block: impl Fn(usize) -> B,
+    ) {
+        for depth in (0..self.w.depth).step_by(DEPTH) {
+            let len = DEPTH.min(self.w.depth - depth);
+            let panel = self.slice.unpack::<F, I, B>(integers, depth, len, &block);
+            multiply_rows::<F, I>(integers, self.x, panel, depth, self.out, first, used);
+        }
+    }
+
+    /// Adds those of few rows, for which codes are not worth putting into memory.
     #[inline(always)]
     fn arranged<'p, I: Integers, const R: usize>(
         &mut self,

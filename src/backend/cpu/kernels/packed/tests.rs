@@ -245,8 +245,7 @@ fn arranged_rows_are_found_again() {
             let bytes = random_blocks(encoding, features, depth, &mut random);
             let matrix = PackedMatrix::new(&bytes, encoding, features, depth).expect("it fits");
             let arranged = ArrangedMatrix::of(&matrix);
-            let whole_words = (3 * encoding.block_bytes()).is_multiple_of(4);
-            assert_eq!(arranged.is_some(), features > 15 && (blocks == 4 || whole_words));
+            assert_eq!(arranged.is_some(), features > 15);
             let Some(arranged) = arranged else { continue };
             assert_eq!(arranged.shape(), [features, depth]);
             assert_eq!(arranged.rows(0..features), bytes);
