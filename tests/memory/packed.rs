@@ -71,8 +71,9 @@ fn no_packed_weight_is_ever_dense_on_the_cpu() {
         let (largest_packed, all_packed) = random_bytes(encoding, VOCABULARY);
         let (largest, peak) = measure(&counter, &random(encoding, VOCABULARY), false);
         eprintln!("{encoding}: largest {largest}, peak {peak}, packed {all_packed}");
-        // Nothing is larger than the largest weight as it is stored.
-        assert!(largest <= largest_packed, "{encoding}: {largest} bytes at once");
+        // Nothing is larger than the largest weight as it is stored. (Rows whose blocks are no whole words are
+        // filled up with two bytes.)
+        assert!(largest <= largest_packed + 2 * VOCABULARY, "{encoding}: {largest} bytes at once");
         // All that lives beside the weights is far less than the largest of them in f16, but for one: their order
         // changes as they are loaded.
         let beside = peak.checked_sub(all_packed).expect("the weights live");
