@@ -107,9 +107,20 @@ impl HostPacked {
     }
 
     /// The blocks of one row.
-    pub(super) fn row(&self, row: usize) -> &[u8] {
+    fn row(&self, row: usize) -> &[u8] {
         let len = self.bytes.len() / self.shape[0].max(1);
         &self.bytes[row * len..(row + 1) * len]
+    }
+
+    /// These rows as a weight of their own.
+    pub(super) fn rows(&self, ids: &[u32]) -> Result<Self, PackError> {
+        let [rows, columns] = self.shape;
+        check_rows(ids, rows)?;
+        let mut bytes = Vec::with_capacity(ids.len() * self.row(0).len());
+        for &id in ids {
+            bytes.extend_from_slice(self.row(id as usize));
+        }
+        Self::new(bytes, [ids.len(), columns], self.encoding)
     }
 }
 
@@ -164,14 +175,13 @@ pub(super) fn rows<B: Backend>(
     device: &B::Device,
     dtype: DType,
 ) -> Result<Tensor<B, 2>, PackError> {
-    let [rows, columns] = weight.shape;
-    let mut bytes = Vec::with_capacity(ids.len() * weight.row(0).len());
-    for &id in ids {
-        if id as usize >= rows {
-            return Err(PackError::RowOutOfRange { row: id, rows });
-        }
-        bytes.extend_from_slice(weight.row(id as usize));
+    unpack(&weight.rows(ids)?, device, dtype)
+}
+
+/// Whether a weight has these rows.
+pub(super) fn check_rows(ids: &[u32], rows: usize) -> Result<(), PackError> {
+    match ids.iter().find(|&&id| id as usize >= rows) {
+        Some(&row) => Err(PackError::RowOutOfRange { row, rows }),
+        None => Ok(()),
     }
-    let data = tensor_data(weight.encoding, &bytes, &[ids.len(), columns], dtype)?;
-    Ok(Tensor::from_data(data, (device, dtype)))
 }

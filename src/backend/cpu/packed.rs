@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::kernels::{ArrangedMatrix, PackedMatrix};
-use crate::backend::{HostPacked, PackError, PackedStorage};
+use crate::backend::{HostPacked, PackError, PackedStorage, packed::check_rows};
 use crate::quant::Encoding;
 
 /// A weight `[out, in]` as this backend multiplies with it.
@@ -12,17 +12,13 @@ pub enum CpuPacked {
     /// As a file stores it, and where it does.
     Stored(HostPacked),
     /// A copy in the order in which products read it.
-    Arranged(Arc<Arranged>),
+    Arranged(Arc<ArrangedMatrix>),
 }
-
-/// See [`CpuPacked::Arranged`].
-#[derive(Debug)]
-pub struct Arranged(ArrangedMatrix);
 
 impl CpuPacked {
     pub(super) fn new(weight: HostPacked) -> Self {
         match matrix(&weight).as_ref().and_then(ArrangedMatrix::of) {
-            Some(arranged) => Self::Arranged(Arc::new(Arranged(arranged))),
+            Some(arranged) => Self::Arranged(Arc::new(arranged)),
             None => Self::Stored(weight),
         }
     }
@@ -31,23 +27,21 @@ impl CpuPacked {
     pub(super) fn matrix(&self) -> Option<PackedMatrix<'_>> {
         match self {
             Self::Stored(weight) => matrix(weight),
-            Self::Arranged(weight) => Some(weight.0.view()),
+            Self::Arranged(weight) => Some(weight.view()),
         }
     }
 
     /// These rows as a weight of their own.
     pub(super) fn rows(&self, ids: &[u32]) -> Result<HostPacked, PackError> {
-        let [rows, columns] = self.shape();
-        if let Some(&row) = ids.iter().find(|&&id| id as usize >= rows) {
-            return Err(PackError::RowOutOfRange { row, rows });
-        }
-        let bytes = match self {
-            Self::Stored(weight) => {
-                ids.iter().flat_map(|&id| weight.row(id as usize)).copied().collect()
+        match self {
+            Self::Stored(weight) => weight.rows(ids),
+            Self::Arranged(weight) => {
+                let [rows, columns] = weight.shape();
+                check_rows(ids, rows)?;
+                let bytes = weight.rows(ids.iter().map(|&id| id as usize));
+                HostPacked::new(bytes, [ids.len(), columns], weight.encoding())
             }
-            Self::Arranged(weight) => weight.0.rows(ids.iter().map(|&id| id as usize)),
-        };
-        HostPacked::new(bytes, [ids.len(), columns], self.encoding())
+        }
     }
 }
 
@@ -55,14 +49,14 @@ impl PackedStorage for CpuPacked {
     fn shape(&self) -> [usize; 2] {
         match self {
             Self::Stored(weight) => weight.shape(),
-            Self::Arranged(weight) => weight.0.shape(),
+            Self::Arranged(weight) => weight.shape(),
         }
     }
 
     fn encoding(&self) -> Encoding {
         match self {
             Self::Stored(weight) => weight.encoding(),
-            Self::Arranged(weight) => weight.0.encoding(),
+            Self::Arranged(weight) => weight.encoding(),
         }
     }
 
@@ -70,8 +64,8 @@ impl PackedStorage for CpuPacked {
         match self {
             Self::Stored(weight) => Ok(weight.clone()),
             Self::Arranged(weight) => {
-                let shape = weight.0.shape();
-                HostPacked::new(weight.0.rows(0..shape[0]), shape, weight.0.encoding())
+                let shape = weight.shape();
+                HostPacked::new(weight.rows(0..shape[0]), shape, weight.encoding())
             }
         }
     }

@@ -162,11 +162,7 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
             }
             let bytes = &self.w.bytes[(columns.start + first - self.w.in_panels()) * stride..];
             let rows = PanelRows::new(bytes, stride, used);
-            self.unpacked(integers, first, used, |b| {
-                let block = rows.block(b * F::BYTES);
-                block.prefetch(integers, 0..FEATURES * F::BYTES);
-                block
-            });
+            self.unpacked(integers, first, used, |b| rows.block(b * F::BYTES));
         }
     }
 }
@@ -209,6 +205,10 @@ impl<F: Format> Product<'_, '_, F> {
         first: usize,
     ) {
         let start = self.out.row_range().start;
+        let mut x = [self.x.row(start); R];
+        for r in 1..R {
+            x[r] = self.x.row(start + r);
+        }
         let mut factors = [[0.0; FEATURES]; MOST_GROUPS];
         let mut minimums = [[0.0; FEATURES]; MOST_GROUPS];
         let mut sums = [[0.0; FEATURES]; R];
@@ -219,7 +219,7 @@ impl<F: Format> Product<'_, '_, F> {
         for b in 0..self.w.depth / F::VALUES {
             let mut rows = Rows { words: [&[]; R], scales: [&[]; R], sums: [&[]; R] };
             for r in 0..R {
-                let (words, scales, sums) = self.x.row(start + r);
+                let (words, scales, sums) = x[r];
                 rows.words[r] = &words[b * F::VALUES / WORD..][..F::VALUES / WORD];
                 rows.scales[r] = &scales[b * groups..][..groups];
                 rows.sums[r] = &sums[b * groups..][..groups];

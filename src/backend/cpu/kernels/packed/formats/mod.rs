@@ -35,7 +35,8 @@ pub(super) trait Format: 'static {
     /// What the codes of a block count, and its minimums; implementations are `#[inline(always)]`.
     fn factors<I: Integers>(integers: I, rows: impl Blocks, to: &mut Factors<'_>);
 
-    /// Hands over all codes of a block, from the first to the last, which is the order of their sums; implementations are `#[inline(always)]`.
+    /// Hands over all codes of a block, from the first to the last, which is the order of their sums; implementations are
+    /// `#[inline(always)]`.
     fn planes<I: Integers>(integers: I, rows: impl Blocks, to: &mut impl Planes);
 }
 

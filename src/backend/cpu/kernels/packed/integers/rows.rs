@@ -1,10 +1,7 @@
 //! The rows of a panel in memory.
 
 use super::{FEATURES, Integers, Words};
-use std::ops::Range;
 
-/// Bytes in a cache line.
-const LINE: usize = 64;
 /// Bytes between what is read and what is asked for, of rows side by side; asking for a block's lines at once, instead of
 /// one with each line that is read, took a third more time from memory.
 const AHEAD: usize = 4096;
@@ -29,8 +26,6 @@ pub(in super::super) trait Blocks: Copy {
 pub(in super::super) struct PanelRows<'a> {
     bytes: &'a [u8],
     starts: [usize; FEATURES],
-    /// Where the next panel begins, if there is one.
-    next: *const u8,
 }
 
 impl<'a> PanelRows<'a> {
@@ -41,7 +36,7 @@ impl<'a> PanelRows<'a> {
         for f in 1..FEATURES {
             starts[f] = starts[f - 1] + if f < used { stride } else { 0 };
         }
-        Self { bytes, starts, next: bytes.as_ptr().wrapping_add(used * stride) }
+        Self { bytes, starts }
     }
 
     /// One block of each row, from byte `block` of the row on.
@@ -80,17 +75,6 @@ impl Blocks for BlockRows<'_> {
 }
 
 impl BlockRows<'_> {
-    /// Asks for a part of the panel after the next one. What lies as far from its start as the blocks before this one take
-    /// in all rows is as long as this block in all rows; of that, this range of bytes. The processor cannot guess the order
-    /// in which the rows are read, but memory likes its own.
-    #[inline(always)]
-    pub(in super::super) fn prefetch<I: Integers>(&self, integers: I, bytes: Range<usize>) {
-        let ahead = self.rows.next.wrapping_add(FEATURES * (self.rows.starts[1] + self.block));
-        for line in bytes.start.div_ceil(LINE)..bytes.end.div_ceil(LINE) {
-            integers.prefetch(ahead.wrapping_add(LINE * line));
-        }
-    }
-
     /// Where `len` bytes of each row lie, from byte `at` of the block on: within [`Self::bytes`].
     ///
     /// # Panics
