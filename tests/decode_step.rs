@@ -15,12 +15,13 @@ use std::{
 use metal_candle::{
     adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
     backend::{
-        Wgpu,
+        Backend, Wgpu,
         wgpu::{ShaderLanguage, TASKS_PER_SUBMISSION, submissions},
     },
     dispatch::{Kernels, Launch, Origin, Recorder},
     formats::Checkpoint,
     models::{self, CausalLm, LoadOptions, LogitRows, TokenBatch},
+    nn::Deltas,
 };
 use support::fixture;
 use tracing::{Event, Subscriber};
@@ -103,11 +104,31 @@ fn a_decode_step_runs_pregenerated_kernels() {
         assert_eq!(pregenerated("matvec"), 2 * layers + 1);
         // Queries and keys are turned there, too; so few keys are one part.
         assert_eq!(pregenerated("attention_rotary_decode"), layers);
-        // The last norm.
+        // The token's row, and the last norm.
+        assert_eq!(pregenerated("rows"), 1);
         assert_eq!(pregenerated("rms_norm"), 1);
-        assert_eq!(count(Origin::Pregenerated, ""), 5 * layers + 2, "{counts:#?}");
+        assert_eq!(count(Origin::Pregenerated, ""), 5 * layers + 3, "{counts:#?}");
         assert_eq!(count(Origin::Jit, ""), 0, "{counts:#?}");
         assert_eq!(count(Origin::Burn, ""), 0, "{counts:#?}");
+
+        // Listed ahead, all of it waits for one submission.
+        let batch = TokenBatch::new(&[&[49]]).expect("tokens");
+        let logits = model.forward(&batch, Some(&mut cache), LogitRows::Last).expect("forward");
+        Wgpu::read_while(logits, || model.look_ahead(&mut cache, Deltas::NONE)).expect("read");
+        kernels.sync();
+        recorder.take(&kernels).expect("the log");
+        let before = submissions(&device).expect("a queue");
+        let logits = model.forward(&batch, Some(&mut cache), LogitRows::Last).expect("forward");
+        kernels.sync();
+        let submitted = submissions(&device).expect("a queue") - before - 1;
+        let listed = recorder.take(&kernels).expect("the log");
+        println!("{language:?}: {submitted} submissions when listed ahead");
+        let names = |launches: &[Launch]| -> Vec<String> {
+            launches.iter().map(|launch| launch.kernel.clone()).collect()
+        };
+        assert_eq!(names(&listed), names(&launches));
+        assert_eq!(submitted, 1, "submissions of a step that was listed ahead");
+        drop(logits);
 
         // With an adapter there are as many: its products are a part of the base's.
         let model: Arc<dyn CausalLm<Wgpu>> = model.into();
@@ -125,9 +146,6 @@ fn a_decode_step_runs_pregenerated_kernels() {
         };
         step();
         let adapted = step();
-        let names = |launches: &[Launch]| -> Vec<String> {
-            launches.iter().map(|launch| launch.kernel.clone()).collect()
-        };
         assert_eq!(adapted.len(), launches.len(), "{:#?}", names(&adapted));
         let lora = adapted.iter().filter(|l| l.kernel.starts_with("lora_")).count();
         assert_eq!(lora, 4 * layers, "{:#?}", names(&adapted));

@@ -32,6 +32,7 @@ pub mod matmul;
 pub mod matvec;
 pub mod norm;
 pub mod rope;
+pub mod rows;
 pub mod swiglu;
 pub mod targets;
 
@@ -61,6 +62,8 @@ pub enum Kernel {
     RmsNorm(norm::RmsNorm),
     /// Rotary positions, and the write to the cache.
     RopeAppend(rope::RopeAppend),
+    /// Rows of plain matrices.
+    Rows(rows::Rows),
     /// The gated activation of the feed-forward layer.
     SwiGlu(swiglu::SwiGlu),
 }
@@ -117,6 +120,7 @@ impl Kernel {
             Self::MatMul(kernel) => kernel.name(),
             Self::MatVec(kernel) => kernel.name(),
             Self::RopeAppend(kernel) => kernel.name(),
+            Self::Rows(kernel) => kernel.name(),
             Self::Dequantise(kernel) => kernel.name(),
             Self::RmsNorm(kernel) => kernel.name(),
             Self::SwiGlu(kernel) => kernel.name(),
@@ -131,6 +135,7 @@ impl Kernel {
             Self::MatMul(_) => "matmul",
             Self::MatVec(_) => "matvec",
             Self::RopeAppend(_) => "rope",
+            Self::Rows(_) => "rows",
             Self::Dequantise(_) => "dequantise",
             Self::RmsNorm(_) => "norm",
             Self::SwiGlu(_) => "swiglu",
@@ -146,6 +151,7 @@ impl Kernel {
             Self::MatMul(kernel) => kernel.needs(),
             Self::MatVec(kernel) => kernel.needs(),
             Self::RopeAppend(kernel) => kernel.needs(),
+            Self::Rows(kernel) => kernel.needs(),
             Self::Dequantise(kernel) => kernel.needs(),
             Self::RmsNorm(kernel) => kernel.needs(),
         }
@@ -169,6 +175,7 @@ impl Kernel {
             Self::MatMul(kernel) => kernel.define(),
             Self::MatVec(kernel) => kernel.define(),
             Self::RopeAppend(kernel) => kernel.define(),
+            Self::Rows(kernel) => kernel.define(),
             Self::Dequantise(kernel) => kernel.define(),
             Self::RmsNorm(kernel) => kernel.define(),
             Self::SwiGlu(kernel) => kernel.define(),
@@ -186,6 +193,7 @@ pub fn table() -> Vec<Kernel> {
         dequantise::table(),
         norm::table(),
         rope::table(),
+        rows::table(),
         swiglu::table(),
     ]
     .concat()

@@ -141,6 +141,15 @@ impl<B: Backend> Adapted<B> {
         Ok(Self { model, set, choice: Some(choice) })
     }
 
+    /// Those of a pass, if it has some, and else these.
+    fn or_these<'a>(&'a self, of_pass: Deltas<'a, B>) -> Deltas<'a, B> {
+        if of_pass.set.is_some() {
+            return of_pass;
+        }
+        let (set, choice) = (self.set.deltas.as_ref(), self.choice.as_ref());
+        Deltas { set, choice, ..Deltas::NONE }
+    }
+
     /// The adapters.
     pub fn set(&self) -> &Arc<AdapterSet<B>> {
         &self.set
@@ -171,14 +180,11 @@ impl<B: Backend> CausalLm<B> for Adapted<B> {
         cache: Option<&mut Cache<B>>,
         pass: Pass<'_, '_, B>,
     ) -> Result<Tensor<B, 3>, ModelError> {
-        let deltas = match pass.deltas.set {
-            Some(_) => pass.deltas,
-            None => Deltas {
-                set: self.set.deltas.as_ref(),
-                choice: self.choice.as_ref(),
-                ..Deltas::NONE
-            },
-        };
+        let deltas = self.or_these(pass.deltas);
         self.model.run(tokens, cache, Pass { deltas, ..pass })
+    }
+
+    fn look_ahead(&self, cache: &mut Cache<B>, deltas: Deltas<'_, B>) {
+        self.model.look_ahead(cache, self.or_these(deltas));
     }
 }

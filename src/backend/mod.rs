@@ -22,6 +22,7 @@
 //! | `Cuda` | the same over CUDA, with the feature `cuda` |
 //! | [`Autodiff<B>`](Autodiff) | any of them with gradients |
 
+mod ahead;
 mod attention;
 mod autodiff;
 mod candle;
@@ -37,6 +38,7 @@ mod parked;
 mod scratch;
 pub mod wgpu;
 
+pub use ahead::Ahead;
 pub use attention::{AttentionOptions, NOTHING_VISIBLE};
 pub use autodiff::AutodiffKvCache;
 pub use burn_autodiff::Autodiff;
@@ -57,7 +59,7 @@ pub use wgpu::Wgpu;
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::quant::Encoding;
 
@@ -186,9 +188,10 @@ pub trait Backend: burn::tensor::backend::Backend {
         matrix
     }
 
-    /// Rows `ids` of `weight: [vocabulary, dim]`, as `[ids, dim]`.
-    fn dense_rows(weight: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
-        weight.select(0, ids)
+    /// Rows `ids` of `weight: [vocabulary, dim]`, as `[ids, dim]` in `dtype`. The ids are below
+    /// `vocabulary`.
+    fn dense_rows(weight: Tensor<Self, 2>, ids: &[u32], dtype: DType) -> Tensor<Self, 2> {
+        ops::dense_rows(weight, ids, dtype)
     }
 
     /// Root-mean-square norm over the last dimension, computed in f32 (Zhang & Sennrich, 2019):
@@ -243,11 +246,31 @@ pub trait Backend: burn::tensor::backend::Backend {
         work()
     }
 
+    /// As [`gather`](Self::gather), of a step whose tokens are not known yet, so that a device that is
+    /// busy with the step before can go on at once when they are: `work` computes with any ids, and what
+    /// it gives holds its values when the launches have been run with the true ones. `None` where
+    /// nothing can be listed for later; `work` may have run by then.
+    fn ahead<T>(_device: &Self::Device, _work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
+        None
+    }
+
     /// The values of a tensor, row by row, on the host.
     ///
     /// # Errors
     /// The device's words.
     fn read<const D: usize>(tensor: Tensor<Self, D>) -> Result<Vec<f32>, String> {
+        Self::read_while(tensor, || ())
+    }
+
+    /// [`read`](Self::read), with something to do while the device computes them.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_while<const D: usize>(
+        tensor: Tensor<Self, D>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<f32>, String> {
+        meanwhile();
         let data = tensor.cast(DType::F32).try_into_data().map_err(|error| error.to_string())?;
         data.into_vec().map_err(|error| format!("{error:?}"))
     }

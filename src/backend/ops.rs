@@ -1,6 +1,6 @@
 //! The defaults of the smaller operations, in plain burn operations.
 
-use burn::tensor::{DType, Tensor, activation};
+use burn::tensor::{DType, Int, Tensor, activation};
 
 use super::{AttentionOptions, Backend, CacheError, KvCache};
 
@@ -122,4 +122,21 @@ pub(super) fn rope<B: Backend>(
 pub(super) fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
     let dtype = gate.dtype();
     (activation::silu(gate.cast(DType::F32)) * up.cast(DType::F32)).cast(dtype)
+}
+
+/// [`Backend::dense_rows`].
+pub(super) fn dense_rows<B: Backend>(
+    weight: Tensor<B, 2>,
+    ids: &[u32],
+    dtype: DType,
+) -> Tensor<B, 2> {
+    let rows = if let [id] = ids {
+        // A row is a part of the matrix, where it lies.
+        weight.narrow(0, *id as usize, 1)
+    } else {
+        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let ids = Tensor::<B, 1, Int>::from_data(&ids[..], &weight.device());
+        weight.select(0, ids)
+    };
+    if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
 }

@@ -9,7 +9,7 @@ use std::{cell::RefCell, collections::HashMap};
 use cubecl::server::Handle;
 use metal_candle_kernels::matvec::LowRank;
 
-use super::Kernels;
+use super::{Kernels, ahead};
 
 thread_local! {
     /// By the address of the kernels, which live as long as the program.
@@ -19,6 +19,11 @@ thread_local! {
 struct Cells {
     handle: Handle,
     second_half: bool,
+}
+
+/// Cells with which launches were listed that never ran: nobody knows what is in them.
+pub(super) fn forget() {
+    CELLS.with_borrow_mut(HashMap::clear);
 }
 
 impl Kernels {
@@ -32,6 +37,9 @@ impl Kernels {
         &self,
         launch: impl FnOnce(&Handle, bool) -> Result<T, E>,
     ) -> Result<T, E> {
+        if !self.is_listing() {
+            ahead::settle();
+        }
         let address = std::ptr::from_ref(self).addr();
         let known = CELLS.with_borrow_mut(|all| all.remove(&address));
         let mut cells = known.unwrap_or_else(|| Cells {

@@ -20,7 +20,7 @@ use metal_candle_kernels::{Kernel, MatrixUnits, Needs};
 use thiserror::Error;
 
 use super::{
-    Choices, Entry,
+    Ahead, Choices, Entry,
     client::{Client, with_client},
     find,
     gather::{self, Gatherer},
@@ -231,6 +231,18 @@ impl Kernels {
         }
     }
 
+    /// Lists what `work` launches, and encodes it, to be submitted when the ids are known that `work` takes
+    /// from [`ids`](Self::ids): see [`ahead`](super::ahead). `None` where nothing can be listed, or when
+    /// `work` did more than that.
+    pub fn ahead<T>(&self, work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
+        self.gatherer.as_ref()?.ahead(work)
+    }
+
+    /// Whether launches of the current thread are listed just now.
+    pub(super) fn is_listing(&self) -> bool {
+        self.list().is_some()
+    }
+
     /// Where launches of the current thread are listed just now.
     fn list(&self) -> Option<&Arc<Gatherer>> {
         self.gatherer.as_ref().filter(|gatherer| gatherer.is_open())
@@ -252,6 +264,12 @@ impl Kernels {
     /// Uploads bytes.
     pub fn upload(&self, bytes: &[u8]) -> Handle {
         with_client!(&self.client, client => client.create_from_slice(bytes))
+    }
+
+    /// A buffer with these ids; in a list that is made ahead, with those that it will be run with.
+    pub fn ids(&self, ids: &[u32]) -> Handle {
+        let later = self.list().and_then(|list| list.ids(&self.client, ids.len()));
+        later.unwrap_or_else(|| self.upload(bytemuck::cast_slice(ids)))
     }
 
     /// Uploads many bytes as fast as it goes.
@@ -277,16 +295,23 @@ impl Kernels {
         Ok(bytes.to_vec())
     }
 
-    /// The first values of a buffer.
+    /// The first values of a buffer; `meanwhile` runs while the device computes them.
     ///
     /// # Errors
     /// The device's words.
-    pub fn floats(&self, handle: Handle, count: usize) -> Result<Vec<f32>, String> {
+    pub fn floats(
+        &self,
+        handle: Handle,
+        count: usize,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<f32>, String> {
         match &self.gatherer {
             Some(gatherer) if count > 0 => {
-                gatherer.read(handle, count * size_of::<f32>(), bytemuck::pod_collect_to_vec)
+                let bytes = count * size_of::<f32>();
+                gatherer.read(&handle, bytes, meanwhile, bytemuck::pod_collect_to_vec)
             }
             _ => {
+                meanwhile();
                 let bytes = self.download(handle)?;
                 let mut floats: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
                 floats.truncate(count);

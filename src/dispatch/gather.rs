@@ -12,6 +12,8 @@
 //! use none; `tests/decode_step.rs` counts them.
 //!
 //! Memory: buffers made meanwhile come from pools of their own ([`pool`]).
+//!
+//! A list may also be made for later, before its tokens are known: see [`ahead`].
 
 use std::{
     cell::RefCell,
@@ -28,8 +30,10 @@ use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id:
 
 use super::{
     LaunchError,
+    ahead::{self, Ahead, Later},
+    cells,
     client::Client,
-    encode::{Encoder, Pipeline},
+    encode::{Commands, Encoder, Pipeline},
     pool,
     queue::{self, Queue},
     read_back::{ReadBack, Staging},
@@ -59,20 +63,46 @@ struct Open {
     launches: Vec<Listed>,
     /// Launches after which it is handed over.
     full: usize,
+    /// What it is a part of, if it waits for ids.
+    later: Option<Arc<Later>>,
 }
 
 thread_local! {
     static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
 }
 
-/// Hands over what the current thread has listed so far, if it has a list open.
+/// Hands over what the current thread has listed so far, if it has a list open. One that waits for ids
+/// cannot be: it is given up.
 pub fn submit() {
+    OPEN.with_borrow(|open| {
+        if let Some(Open { later: Some(later), .. }) = open {
+            later.give_up();
+        }
+    });
+    hand_over();
+}
+
+/// Hands over what the current thread has listed so far, to be submitted or for later.
+fn hand_over() {
     let listed = OPEN.with_borrow_mut(|open| {
         let open = open.as_mut()?;
-        Some((open.gatherer.clone(), std::mem::take(&mut open.launches)))
+        let launches = std::mem::take(&mut open.launches);
+        Some((open.gatherer.clone(), launches, open.later.clone()))
     });
-    if let Some((gatherer, launches)) = listed {
-        gatherer.hand_over(launches);
+    match listed {
+        Some((gatherer, launches, None)) => gatherer.hand_over(launches),
+        Some((gatherer, launches, Some(later))) => gatherer.record(launches, later),
+        None => {}
+    }
+}
+
+/// Closes the current thread's list, also when listing panics.
+struct Close;
+
+impl Drop for Close {
+    fn drop(&mut self) {
+        hand_over();
+        OPEN.set(None);
     }
 }
 
@@ -107,25 +137,44 @@ impl Gatherer {
     /// Runs `work` with a list open on this thread, and hands it over. Within another one, `work` only
     /// runs.
     pub(super) fn gather<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        /// Closes the list, also when `work` panics.
-        struct Close;
-        impl Drop for Close {
-            fn drop(&mut self) {
-                submit();
-                OPEN.set(None);
-            }
-        }
-        let is_first = OPEN.with_borrow_mut(|open| {
-            let is_first = open.is_none();
-            open.get_or_insert_with(|| Open {
-                gatherer: self.clone(),
-                launches: Vec::new(),
-                full: FIRST_LAUNCHES,
-            });
-            is_first
-        });
-        let _close = is_first.then_some(Close);
+        let _close = self.open(None);
         work()
+    }
+
+    /// Runs `work` with a list open on this thread that waits for the ids that it takes. `None` within
+    /// another list, or when `work` did more than to list launches on ids.
+    pub(super) fn ahead<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
+        let later = Later::new();
+        let close = self.open(Some(later.clone()))?;
+        let made = work();
+        drop(close);
+        let listed = if later.is_given_up() { None } else { Ahead::new(self, &later) };
+        if listed.is_none() {
+            later.give_up();
+            cells::forget();
+        }
+        Some((made, listed?))
+    }
+
+    /// Opens a list, unless one is open.
+    fn open(self: &Arc<Self>, later: Option<Arc<Later>>) -> Option<Close> {
+        if OPEN.with_borrow(Option::is_some) {
+            return None;
+        }
+        ahead::settle();
+        let (gatherer, launches) = (self.clone(), Vec::new());
+        OPEN.set(Some(Open { gatherer, launches, full: FIRST_LAUNCHES, later }));
+        Some(Close)
+    }
+
+    /// Where ids will be that an open list waits for.
+    pub(super) fn ids(&self, client: &Client, count: usize) -> Option<Handle> {
+        let later = OPEN.with_borrow(|open| open.as_ref()?.later.clone())?;
+        let made = later.ids(count, || self.buffer(client, count * size_of::<u32>()));
+        if made.is_none() {
+            later.give_up();
+        }
+        made
     }
 
     /// Whether the current thread has a list open for this device.
@@ -153,7 +202,7 @@ impl Gatherer {
             is_full
         });
         if is_full {
-            submit();
+            hand_over();
         }
         Ok(())
     }
@@ -163,23 +212,26 @@ impl Gatherer {
         pool::take(std::ptr::from_ref(self).addr(), bytes, client)
     }
 
-    /// Shows the first bytes of a buffer (whole words), once all is done that was launched before.
+    /// Shows the first bytes of a buffer (whole words), once all is done that was launched before. Until
+    /// then there is something else to do.
     pub(super) fn read<T>(
         self: &Arc<Self>,
-        from: Handle,
+        from: &Handle,
         bytes: usize,
+        meanwhile: impl FnOnce(),
         show: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, String> {
         submit();
         let (bytes, device) = (bytes as u64, &self.queue.device);
         let copy = Arc::new(ReadBack::new(self.staging.take(device, bytes), bytes));
-        let (this, to) = (self.clone(), copy.clone());
+        let (this, from, to) = (self.clone(), from.clone(), copy.clone());
         self.server.submit(move |server| {
             if let Err(error) = this.copy(server, from, &to) {
                 to.end(Err(error));
             }
         });
         self.server.flush_queue();
+        meanwhile();
         copy.wait(device, &self.staging, || self.server.flush_queue(), show)
     }
 
@@ -249,14 +301,66 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
+    /// Has a part of a list encoded that waits for ids.
+    fn record(self: &Arc<Self>, launches: Vec<Listed>, later: Arc<Later>) {
+        if launches.is_empty() {
+            return;
+        }
+        let this = self.clone();
+        self.server.submit(move |server| {
+            let mut recorded = later.recorded();
+            // It may have been told to run already.
+            if !later.is_given_up() {
+                flush(server);
+                let commands = recorded.commands.get_or_insert_with(|| Commands::new(&this.queue));
+                lock(&this.encoder).record(server, &launches, commands);
+                recorded.launches.extend(launches);
+            }
+        });
+        self.server.flush_queue();
+    }
+
+    /// Submits a list that has waited for ids.
+    pub(super) fn run(self: &Arc<Self>, later: &Arc<Later>, to: Handle, ids: Vec<u8>) {
+        let (this, later) = (self.clone(), later.clone());
+        self.server.submit(move |server| {
+            flush(server);
+            let recorded = std::mem::take(&mut *later.recorded());
+            if let Err(error) = this.write(server, to, &ids) {
+                tracing::error!(%error, "ids are not written");
+            }
+            if let Some(commands) = recorded.commands {
+                commands.submit(&this.queue);
+            }
+            log(server, &recorded.launches);
+        });
+        self.server.flush_queue();
+    }
+
+    /// On the server's thread: writes a few words to a buffer.
+    fn write(&self, server: &mut WgpuServer, to: Handle, bytes: &[u8]) -> Result<(), String> {
+        let found = ComputeServer::get_resource(server, to.binding(), StreamId::current());
+        let found = found.map_err(|error| error.to_string())?;
+        let place = found.resource();
+        self.queue.queue.write_buffer(&place.buffer, place.offset, bytes);
+        Ok(())
+    }
+
     /// On the server's thread: encodes and submits.
     fn encode(&self, server: &mut WgpuServer, launches: &[Listed]) {
         flush(server);
-        lock(&self.encoder).submit(server, launches);
-        let logger = server.logger();
-        for launch in launches {
-            logger.register_execution(launch.name);
-        }
+        let mut commands = Commands::new(&self.queue);
+        lock(&self.encoder).record(server, launches, &mut commands);
+        commands.submit(&self.queue);
+        log(server, launches);
+    }
+}
+
+/// Tells who listens what was launched.
+fn log(server: &WgpuServer, launches: &[Listed]) {
+    let logger = server.logger();
+    for launch in launches {
+        logger.register_execution(launch.name);
     }
 }
 

@@ -42,7 +42,9 @@ impl<G> Groups<G> {
         if self.lists.is_multiple_of(KEPT_LISTS) {
             before();
             let lists = self.lists;
-            self.known.retain(|_, kept| lists - kept.used < KEPT_LISTS);
+            // Those that a list holds which waits for its ids are still going to be used.
+            let is_held = |group: &Arc<G>| Arc::strong_count(group) > 1;
+            self.known.retain(|_, kept| lists - kept.used < KEPT_LISTS || is_held(&kept.group));
         }
     }
 

@@ -5,6 +5,7 @@
 //! is *pregenerated*: nothing is expanded or tuned at run time, only the driver compiles. Any other
 //! is expanded from the same source (*jit*), with a `tracing` line that says why.
 
+mod ahead;
 mod cells;
 pub mod check;
 pub mod choose;
@@ -23,6 +24,7 @@ mod trace;
 pub mod tune;
 mod upload;
 
+pub use ahead::Ahead;
 pub use device::{Kernels, LaunchError};
 pub use manifest::{ENTRIES, Entry, Language, find};
 pub use trace::{Launch, Origin, Recorder, TraceError};

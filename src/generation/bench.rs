@@ -69,11 +69,11 @@ pub fn time<B: Backend>(model: &dyn CausalLm<B>, task: Task) -> Result<f64, Gene
     let start = Instant::now();
     match task {
         Task::Prompt(_) => {
-            last_logits(model, &ids, &mut cache)?;
+            last_logits(model, &ids, &mut cache, false)?;
         }
         Task::Generate(_) => {
-            for id in &ids {
-                last_logits(model, &[*id], &mut cache)?;
+            for (i, id) in (1..).zip(&ids) {
+                last_logits(model, &[*id], &mut cache, i < tokens)?;
             }
         }
     }

@@ -8,6 +8,7 @@ use super::{Sampler, SamplingError, SamplingOptions, StopError, StopStrings, Tex
 use crate::{
     backend::Backend,
     models::{BatchError, Cache, CausalLm, LogitRows, ModelError, TokenBatch, Workload},
+    nn::Deltas,
     tokenizer::{Tokenizer, TokenizerError},
 };
 
@@ -145,7 +146,8 @@ pub fn generate<B: Backend>(
     let mut next = prompt.to_vec();
     let mut stop = StopReason::Length;
     while history.len() < prompt.len() + max_tokens {
-        let logits = last_logits(model, &next, &mut cache)?;
+        let goes_on = history.len() + 1 < prompt.len() + max_tokens;
+        let logits = last_logits(model, &next, &mut cache, goes_on)?;
         let token = sampler.sample(&logits, &history)?;
         if history.len() == prompt.len() {
             timings.prefill = start.elapsed();
@@ -169,17 +171,24 @@ pub fn generate<B: Backend>(
     Ok(Generation { tokens, text: text.text, stop, timings })
 }
 
-/// Runs new tokens, a part at a time, and reads the logits of the last position.
+/// Runs new tokens, a part at a time, and reads the logits of the last position. With `goes_on`, another
+/// single token is likely to follow.
 pub(super) fn last_logits<B: Backend>(
     model: &dyn CausalLm<B>,
     tokens: &[u32],
     cache: &mut Cache<B>,
+    goes_on: bool,
 ) -> Result<Vec<f32>, GenerateError> {
     let mut parts = tokens.chunks(PART).peekable();
     while let Some(part) = parts.next() {
         let logits = model.forward(&TokenBatch::new(&[part])?, Some(cache), LogitRows::Last)?;
         if parts.peek().is_none() {
-            return B::read(logits).map_err(GenerateError::Device);
+            let next = || {
+                if goes_on {
+                    model.look_ahead(cache, Deltas::NONE);
+                }
+            };
+            return B::read_while(logits, next).map_err(GenerateError::Device);
         }
     }
     Err(BatchError::Empty { row: 0 }.into())

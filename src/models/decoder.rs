@@ -132,11 +132,19 @@ impl<B: Backend> Decoder<B> {
         Ok(normed)
     }
 
+    /// Whether all tokens are in the vocabulary.
+    pub(super) fn knows(&self, tokens: &TokenBatch) -> bool {
+        self.unknown(tokens).is_none()
+    }
+
+    fn unknown(&self, tokens: &TokenBatch) -> Option<u32> {
+        tokens.ids().iter().copied().find(|&id| id as usize >= self.config.vocabulary)
+    }
+
     /// Checks the tokens and the cache, and puts positions on the device.
     fn begin(&self, tokens: &TokenBatch, cache: Option<&Cache<B>>) -> Result<Steps<B>, ModelError> {
-        let vocabulary = self.config.vocabulary;
-        if let Some(&token) = tokens.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(ModelError::Token { token, vocabulary });
+        if let Some(token) = self.unknown(tokens) {
+            return Err(ModelError::Token { token, vocabulary: self.config.vocabulary });
         }
         let (batch, len) = (tokens.batch(), tokens.len());
         let past = cache.map_or(0, Cache::len);

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
 
-use super::{Cache, CausalLm, DecoderConfig, ModelError, Pass, TokenBatch, decoder::Decoder};
+use super::{
+    Cache, CausalLm, DecoderConfig, LogitRows, ModelError, Pass, TokenBatch, ahead::Runner,
+    decoder::Decoder,
+};
 use crate::{
     backend::Backend,
-    nn::{Linear, LoadError, Slots, Weights},
+    nn::{Active, DeltaSet, Deltas, Linear, LoadError, Slots, Weights},
 };
 
 /// A decoder and `lm_head`.
@@ -35,6 +38,18 @@ impl<B: Backend> LanguageModel<B> {
         };
         Ok(Self { decoder, output, slots: Arc::new(weights.take_slots()) })
     }
+
+    fn logits(
+        &self,
+        normed: Tensor<B, 2>,
+        adapters: &Active<'_, B>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        Ok(self.output.forward(normed, adapters)?)
+    }
+
+    fn runner(&self, deltas: Deltas<'_, B>) -> Runner {
+        Runner { model: self.slots.id(), deltas: deltas.set.map(DeltaSet::id) }
+    }
 }
 
 impl<B: Backend> CausalLm<B> for LanguageModel<B> {
@@ -57,7 +72,7 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
     fn run(
         &self,
         tokens: &TokenBatch,
-        cache: Option<&mut Cache<B>>,
+        mut cache: Option<&mut Cache<B>>,
         pass: Pass<'_, '_, B>,
     ) -> Result<Tensor<B, 3>, ModelError> {
         let Pass { rows, deltas, observer } = pass;
@@ -67,13 +82,42 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
             && cache.is_some()
             && observer.is_none()
             && adapters.is_part_of_products(tokens.batch());
-        let logits = || -> Result<_, ModelError> {
+        if let Some(cache) = cache.as_deref_mut() {
+            let is_next = is_step && cache.batch() == tokens.batch() && self.decoder.knows(tokens);
+            if is_next && let Some(logits) = cache.run_next(self.runner(deltas), tokens.ids()) {
+                return Ok(shaped(logits, tokens.batch()));
+            }
+            cache.forget_next();
+        }
+        let logits = || {
             let normed = self.decoder.forward(tokens, cache, rows, observer, &adapters)?;
-            Ok(self.output.forward(normed, &adapters)?)
+            self.logits(normed, &adapters)
         };
         let logits = if is_step { B::gather(self.device(), logits) } else { logits() }?;
-        let [rows, vocabulary] = logits.dims();
-        let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
-        Ok(logits.reshape([tokens.batch(), rows / tokens.batch(), vocabulary]))
+        Ok(shaped(logits, tokens.batch()))
     }
+
+    fn look_ahead(&self, cache: &mut Cache<B>, deltas: Deltas<'_, B>) {
+        let batch = cache.batch();
+        let (Ok(tokens), Ok(adapters)) =
+            (TokenBatch::new(&vec![[0]; batch]), deltas.over(&self.slots, batch, 1))
+        else {
+            return;
+        };
+        if !adapters.is_part_of_products(batch) {
+            return;
+        }
+        cache.list_next(self.runner(deltas), self.device(), |cache| {
+            let (rows, cache) = (LogitRows::Last, Some(cache));
+            let normed = self.decoder.forward(&tokens, cache, rows, None, &adapters)?;
+            self.logits(normed, &adapters)
+        });
+    }
+}
+
+/// Logits in f32, by sequences.
+fn shaped<B: Backend>(logits: Tensor<B, 2>, batch: usize) -> Tensor<B, 3> {
+    let [rows, vocabulary] = logits.dims();
+    let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
+    logits.reshape([batch, rows / batch, vocabulary])
 }

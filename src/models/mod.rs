@@ -1,6 +1,7 @@
 //! Decoders: the body that they share, one file per architecture for what differs, and the registry
 //! that finds it by the checkpoint's `model_type` (or GGUF's `general.architecture`).
 
+mod ahead;
 mod cache;
 mod classifier;
 mod config;
@@ -196,6 +197,12 @@ pub trait CausalLm<B: Backend>: Send + Sync + std::fmt::Debug {
         cache: Option<&mut Cache<B>>,
         pass: Pass<'_, '_, B>,
     ) -> Result<Tensor<B, 3>, ModelError>;
+
+    /// To be called after a pass, while its logits are computed ([`Backend::read_while`]), when one more
+    /// token of each sequence follows, by the same adapters: that step is then listed for the device
+    /// already, where the backend can do so, and begins as soon as [`run`](Self::run) gets its tokens. For
+    /// everybody else the cache is as before.
+    fn look_ahead(&self, _cache: &mut Cache<B>, _deltas: Deltas<'_, B>) {}
 
     /// An empty cache for sequences with this left padding each (one entry a sequence).
     fn new_cache(&self, left_padding: &[usize], capacity: usize) -> Cache<B> {

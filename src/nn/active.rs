@@ -8,7 +8,6 @@ use burn::{
 use super::{
     DeltaSet, Matrix, RmsNorm,
     choice::Masks,
-    matrix,
     parts::{Gain, Group, Whole},
 };
 use crate::backend::{Backend, FusedLinear, PackError, Weight, add_bias};
@@ -224,9 +223,7 @@ impl<B: Backend> Active<'_, B> {
         let Some(group) = self.group(base.slot) else {
             return base.matrix.rows(ids, device, dtype);
         };
-        let of = |whole: &Whole<Tensor<B, 2>>| {
-            matrix::dense_rows(whole.weight.clone(), ids, device, dtype)
-        };
+        let of = |whole: &Whole<Tensor<B, 2>>| B::dense_rows(whole.weight.clone(), ids, dtype);
         match (&self.masks, &group.replaced[..]) {
             (None, [(_, whole), ..]) => Ok(of(whole)),
             (masks, replaced) => {

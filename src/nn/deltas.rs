@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use super::{
     Slot, Slots, Stored,
-    parts::{Factors, Gain, Group, Parts, RowGain, Whole},
+    parts::{Factors, Gain, Group, Parts, RowGain, Whole, next_id},
 };
 use crate::backend::{Backend, PackError, Parked};
 
@@ -141,6 +141,7 @@ impl<B: Backend> DeltaSet<B> {
     #[must_use]
     pub fn stored_for(self, slots: &Slots<B>) -> Self {
         let mut parts = self.0;
+        parts.id = next_id();
         for (i, group) in parts.groups.iter_mut().enumerate() {
             let dtype = slots.low_rank_dtype(i);
             if let Some(factors) = group.as_mut().and_then(|group| group.factors.as_mut()) {
@@ -182,6 +183,11 @@ impl<B: Backend> DeltaSet<B> {
             }
         }
         Ok(Self(combined))
+    }
+
+    /// Sets with the same number change the same.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
     }
 
     /// How many adapters it has.

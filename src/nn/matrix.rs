@@ -94,27 +94,10 @@ impl<B: Backend> Matrix<B> {
         dtype: DType,
     ) -> Result<Tensor<B, 2>, PackError> {
         match self {
-            Self::Dense(weight) => Ok(dense_rows(weight.val(), ids, device, dtype)),
+            Self::Dense(weight) => Ok(B::dense_rows(weight.val(), ids, dtype)),
             Self::Packed(weight) => B::packed_rows(&weight.0, ids, device, dtype),
         }
     }
-}
-
-/// Rows `ids` of a dense matrix, `[ids, in]` in `dtype`.
-pub(super) fn dense_rows<B: Backend>(
-    weight: Tensor<B, 2>,
-    ids: &[u32],
-    device: &B::Device,
-    dtype: DType,
-) -> Tensor<B, 2> {
-    let rows = if let [id] = ids {
-        // A row is a part of the matrix, where it lies.
-        weight.narrow(0, *id as usize, 1)
-    } else {
-        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        B::dense_rows(weight, Tensor::from_data(&ids[..], device))
-    };
-    if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
 }
 
 /// Blocks as a module of burn that has no parameters: nothing to visit, to record or to move.

@@ -1,9 +1,13 @@
 //! What a [`DeltaSet`](super::DeltaSet) is made of, with `T` a tensor of two dimensions on a device
 //! or in host memory.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// What some adapters change in every layer of one model.
 #[derive(Clone, Debug)]
 pub(super) struct Parts<T> {
+    /// Parts with the same number hold the same values.
+    pub id: u64,
     /// The model.
     pub model: u64,
     /// How many adapters.
@@ -63,11 +67,17 @@ pub(super) struct Whole<T> {
     pub bias: Option<T>,
 }
 
+/// A number that no other parts have.
+pub(super) fn next_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
+
 impl<T> Parts<T> {
     /// Nothing changes.
     pub fn new(model: u64, members: usize, groups: usize) -> Self {
         let groups = (0..groups).map(|_| None).collect();
-        Self { model, members, groups, layouts: Vec::new() }
+        Self { id: next_id(), model, members, groups, layouts: Vec::new() }
     }
 
     pub fn group(&self, group: usize) -> Option<&Group<T>> {
@@ -99,6 +109,7 @@ impl<T> Parts<T> {
             None => Ok(None),
         };
         Ok(Parts {
+            id: self.id,
             model: self.model,
             members: self.members,
             groups: self.groups.iter().map(group).collect::<Result<_, E>>()?,

@@ -114,7 +114,7 @@ impl<B: Backend> Slots<B> {
     }
 
     /// Tells one loaded model from another.
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 

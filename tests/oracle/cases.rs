@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _};
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use half::f16;
 use metal_candle::{
     backend::{
@@ -382,14 +382,12 @@ impl<B: Backend> Run<'_, B> {
 
     fn embedding(&mut self) {
         for (vocabulary, dim, ids) in
-            [(1, 1, vec![0]), (7, 33, vec![6, 0, 6, 3]), (512, 64, vec![511])]
+            [(1, 1, vec![0u32]), (7, 33, vec![6, 0, 6, 3]), (512, 64, vec![511, 0, 17])]
         {
             let w = self.oracle.values(vocabulary * dim);
             let want: Vec<f64> =
-                ids.iter().flat_map(|&id: &i32| w[id as usize * dim..][..dim].to_vec()).collect();
-            let len = ids.len();
-            let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [len]), self.device);
-            let got = B::dense_rows(self.tensor(&w, [vocabulary, dim]), ids);
+                ids.iter().flat_map(|&id| w[id as usize * dim..][..dim].to_vec()).collect();
+            let got = B::dense_rows(self.tensor(&w, [vocabulary, dim]), &ids, self.dtype);
             self.check("dense_rows", &format!("{vocabulary}x{dim}"), got, &want);
         }
     }

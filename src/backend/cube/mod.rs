@@ -19,8 +19,8 @@ pub use kv_cache::CubeKvCache;
 pub use packed::{CubePacked, DeviceBlocks};
 
 use super::{
-    AttentionOptions, Backend, CacheError, FusedLinear, HostPacked, PackError, Parked, RotaryStep,
-    StepShape,
+    Ahead, AttentionOptions, Backend, CacheError, FusedLinear, HostPacked, PackError, Parked,
+    RotaryStep, StepShape,
 };
 use crate::{dispatch::Kernels, quant::Encoding};
 
@@ -70,6 +70,13 @@ impl<R: Gpu> Backend for Cube<R> {
     /// gaps: once, not at each product.
     fn stored(matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
         Tensor::from_primitive(TensorPrimitive::Float(tensors::contiguous(matrix)))
+    }
+
+    fn dense_rows(weight: Tensor<Self, 2>, ids: &[u32], dtype: DType) -> Tensor<Self, 2> {
+        ops::dense_rows(&weight, ids, dtype).unwrap_or_else(|| {
+            ops::by_reference("dense_rows", "it gives f32, four columns at a time");
+            super::ops::dense_rows(weight, ids, dtype)
+        })
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
@@ -141,9 +148,18 @@ impl<R: Gpu> Backend for Cube<R> {
         R::kernels(device).gather(work)
     }
 
-    fn read<const D: usize>(tensor: Tensor<Self, D>) -> Result<Vec<f32>, String> {
+    fn ahead<T>(device: &R::Device, work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
+        let (made, listed) = R::kernels(device).ahead(work)?;
+        Some((made, Ahead::new(move |ids| listed.run(ids))))
+    }
+
+    fn read_while<const D: usize>(
+        tensor: Tensor<Self, D>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<f32>, String> {
         let tensor = tensors::contiguous(tensor.cast(DType::F32));
-        R::kernels(&tensor.device).floats(tensor.handle, tensor.meta.num_elements())
+        let count = tensor.meta.num_elements();
+        R::kernels(&tensor.device).floats(tensor.handle, count, meanwhile)
     }
 
     fn joins_linears() -> bool {

@@ -6,7 +6,7 @@ use cubecl::server::Handle;
 use metal_candle_kernels::{
     Format, Kernel, matmul,
     matvec::{self, Add, LowRank},
-    norm, swiglu,
+    norm, rows, swiglu,
 };
 
 use super::{Cube, Gpu, tensors};
@@ -318,4 +318,42 @@ pub(super) fn swiglu<R: Gpu>(
     }
     .ok()?;
     Some(tensors::floats(&device, [rows, columns], out))
+}
+
+/// Rows of a plain matrix, in f32.
+pub(super) fn dense_rows<R: Gpu>(
+    weight: &Tensor<Cube<R>, 2>,
+    ids: &[u32],
+    dtype: DType,
+) -> Option<Tensor<Cube<R>, 2>> {
+    let [source_rows, columns] = weight.dims();
+    let f16 = match weight.dtype() {
+        DType::F16 => true,
+        DType::F32 => false,
+        _ => return None,
+    };
+    if dtype != DType::F32 || ids.is_empty() || columns == 0 || !columns.is_multiple_of(4) {
+        return None;
+    }
+    let device = weight.device();
+    let kernels = R::kernels(&device);
+    let params = rows::Params {
+        rows: ids.len() as u32,
+        columns: columns as u32,
+        source_rows: source_rows as u32,
+    };
+    let weight = tensors::contiguous(weight.clone());
+    let (named, out) = (kernels.ids(ids), tensors::empty(&kernels, ids.len() * columns));
+    // SAFETY: the sizes are those of the tensors, which are contiguous.
+    unsafe {
+        kernels.launch(
+            Kernel::Rows(rows::Rows { f16 }),
+            rows::Rows::cubes(&params),
+            &[&weight.handle, &named],
+            params.words(),
+            &[&out],
+        )
+    }
+    .ok()?;
+    Some(tensors::floats(&device, [ids.len(), columns], out))
 }

@@ -178,7 +178,7 @@ impl<R: Gpu> DeviceBlocks<R> {
             source_rows: source_rows as u32,
         };
         let out = self.kernels.empty(rows * columns * dtype.size());
-        let ids = ids.map(|ids| self.kernels.upload(bytemuck::cast_slice(ids)));
+        let ids = ids.map(|ids| self.kernels.ids(ids));
         let inputs: Vec<&Handle> = std::iter::once(&self.handle).chain(&ids).collect();
         // SAFETY: the buffers have the extents that the parameters state.
         unsafe {

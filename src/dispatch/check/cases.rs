@@ -10,6 +10,7 @@ use metal_candle_kernels::{
     matvec::{self, Add, LowRank, MAX_RANK, MatVec},
     norm::{self, RmsNorm},
     rope::{self, RopeAppend},
+    rows::{self, Rows},
     swiglu::{self, SwiGlu},
 };
 
@@ -31,6 +32,7 @@ pub fn cases(kernel: Kernel) -> Vec<Case> {
         Kernel::MatVec(variant) => matvec_cases(kernel, variant),
         Kernel::Dequantise(variant) => dequantised(kernel, variant),
         Kernel::RmsNorm(variant) => norms(kernel, variant),
+        Kernel::Rows(variant) => vec![plain_rows(kernel, variant)],
         Kernel::SwiGlu(variant) => swiglus(kernel, variant),
         Kernel::RopeAppend(variant) => ropes(kernel, variant),
         Kernel::Decode(variant) if variant.rotary => rotary::cases(kernel, variant),
@@ -323,6 +325,35 @@ fn dequantised(kernel: Kernel, variant: Dequantise) -> Vec<Case> {
         cubes: Dequantise::cubes(&params),
         buffers,
     }]
+}
+
+fn plain_rows(kernel: Kernel, variant: Rows) -> Case {
+    let format = if variant.f16 { Format::F16 } else { Format::F32 };
+    let (source_rows, columns) = (7, 132);
+    let (bytes, values) = matrix(&mut Noise::new(5), format, source_rows * columns);
+    // The last id is behind the end.
+    let ids = [6u32, 0, 3, 3, 7];
+    let params = rows::Params {
+        rows: ids.len() as u32,
+        columns: columns as u32,
+        source_rows: source_rows as u32,
+    };
+    let row = |&id: &u32| match values.get(id as usize * columns..(id as usize + 1) * columns) {
+        Some(row) => row.to_vec(),
+        None => vec![0.0; columns],
+    };
+    let wanted = ids.iter().flat_map(row).collect();
+    Case {
+        kernel,
+        label: format!("{} rows of {columns}", ids.len()),
+        cubes: Rows::cubes(&params),
+        buffers: vec![
+            Buffer::Input(bytes),
+            input(&ids),
+            input(&params.words()),
+            output(wanted, 0.0),
+        ],
+    }
 }
 
 fn norms(kernel: Kernel, variant: RmsNorm) -> Vec<Case> {

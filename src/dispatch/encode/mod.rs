@@ -22,6 +22,31 @@ const MODE: ExecutionMode = ExecutionMode::Unchecked;
 #[cfg(not(target_os = "macos"))]
 const TRACKED_VARIABLE: &str = "METAL_CANDLE_WGPU_ENCODER";
 
+/// Launches on their way to the device.
+pub(super) struct Commands {
+    encoder: wgpu::CommandEncoder,
+    /// What wgpu does not know that they use.
+    #[cfg(not(target_os = "macos"))]
+    groups: Vec<std::sync::Arc<vulkan::Group>>,
+}
+
+impl Commands {
+    /// None so far.
+    pub(super) fn new(queue: &Queue) -> Self {
+        Self {
+            encoder: queue.device.create_command_encoder(&Default::default()),
+            #[cfg(not(target_os = "macos"))]
+            groups: Vec::new(),
+        }
+    }
+
+    /// Submits them. The bind groups that they use are known to the encoder, which waits for the device
+    /// before it forgets any.
+    pub(super) fn submit(self, queue: &Queue) {
+        queue.queue.submit([self.encoder.finish()]);
+    }
+}
+
 /// A compiled kernel in the form that the device's encoder takes.
 pub(super) enum Pipeline {
     Tracked(wgpu::ComputePipeline),
@@ -76,12 +101,17 @@ impl Encoder {
         }
     }
 
-    /// Encodes the launches of a list, and submits them.
-    pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
+    /// Encodes the launches of a list.
+    pub(super) fn record(
+        &mut self,
+        server: &mut WgpuServer,
+        launches: &[Listed],
+        commands: &mut Commands,
+    ) {
         match self {
-            Self::Tracked(encoder) => encoder.submit(server, launches),
+            Self::Tracked(encoder) => encoder.record(server, launches, commands),
             #[cfg(not(target_os = "macos"))]
-            Self::Vulkan(encoder) => encoder.submit(server, launches),
+            Self::Vulkan(encoder) => encoder.record(server, launches, commands),
         }
     }
 }

@@ -4,7 +4,7 @@ use cubecl::{server::KernelArguments, wgpu::WgpuServer};
 use cubecl_common::future::block_on;
 use wgpu::{BindGroup, ComputePipeline};
 
-use super::MODE;
+use super::{Commands, MODE};
 use crate::dispatch::{gather::Listed, groups::Groups, places::Place, queue::Queue, task::Task};
 
 /// Encodes for one device.
@@ -38,22 +38,23 @@ impl Encoder {
         }
     }
 
-    pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
+    pub(super) fn record(
+        &mut self,
+        server: &mut WgpuServer,
+        launches: &[Listed],
+        commands: &mut Commands,
+    ) {
         self.groups.next_list(|| ());
         let device = &self.queue.device;
         let bound = self.groups.of_list(server, launches, |launch, places| {
             Ok(bind(device, launch.pipeline.tracked(), places))
         });
-        let mut encoder = device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (launch, group) in &bound {
-                pass.set_pipeline(launch.pipeline.tracked());
-                pass.set_bind_group(0, &**group, &[]);
-                pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
-            }
+        let mut pass = commands.encoder.begin_compute_pass(&Default::default());
+        for (launch, group) in &bound {
+            pass.set_pipeline(launch.pipeline.tracked());
+            pass.set_bind_group(0, &**group, &[]);
+            pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
         }
-        self.queue.queue.submit([encoder.finish()]);
     }
 }
 

@@ -23,6 +23,7 @@ use wgpu::{
     hal::{self, CommandEncoder as _, Device as _, api::Vulkan, vulkan},
 };
 
+use super::Commands;
 use crate::dispatch::{gather::Listed, groups::Groups, places::Place, queue::Queue, task::Task};
 
 /// A compiled kernel. It is never destroyed: devices, and their pipelines, live as long as the program.
@@ -33,7 +34,7 @@ pub(in crate::dispatch) struct Pipeline {
 }
 
 /// A bind group, whose buffers live as long as it is known ([`Groups`]).
-struct Group {
+pub(super) struct Group {
     device: wgpu::Device,
     set: Option<vulkan::BindGroup>,
 }
@@ -89,7 +90,12 @@ impl Encoder {
         }
     }
 
-    pub(super) fn submit(&mut self, server: &mut WgpuServer, launches: &[Listed]) {
+    pub(super) fn record(
+        &mut self,
+        server: &mut WgpuServer,
+        launches: &[Listed],
+        commands: &mut Commands,
+    ) {
         let Self { queue, groups, shown, .. } = self;
         groups.next_list(|| {
             if let Err(error) = queue.device.poll(PollType::wait_indefinitely()) {
@@ -103,12 +109,11 @@ impl Encoder {
             bind(&queue.device, launch.pipeline.vulkan(), places)
         });
         self.show(fresh);
-        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
-        // SAFETY: the encoder is used for nothing else, and bind groups live until the device has been
-        // waited for.
+        // SAFETY: the encoder is used for nothing else; bind groups live as long as the commands, and then
+        // until the device has been waited for.
         let recorded = unsafe {
             self.queue.device.as_hal::<Vulkan>().and_then(|device| {
-                encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
+                commands.encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
                     encoder.map(|encoder| record(device.raw_device(), encoder, &bound))
                 })
             })
@@ -116,7 +121,7 @@ impl Encoder {
         if recorded.is_none() {
             tracing::error!(launches = bound.len(), "not launched: the device is gone");
         }
-        self.queue.queue.submit([encoder.finish()]);
+        commands.groups.extend(bound.into_iter().map(|(_, group)| group));
     }
 
     /// Has wgpu initialise places, unless they are.

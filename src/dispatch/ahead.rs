@@ -1,0 +1,132 @@
+//! Lists that are encoded before it is known which tokens they are for, while the device is busy with
+//! the step before. When the tokens are known, all that is left is to write them to a buffer and to
+//! submit what was encoded.
+//!
+//! Such a list takes buffers of its thread's pool as if it had been run. So whatever else that thread
+//! lists before it is run might lie in the same ones, and it is given up then ([`settle`]). Kernels that
+//! take turns with their thread's cells ([`cells`]) have had their turn in it: they begin anew.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread::{self, ThreadId},
+};
+
+use cubecl::server::Handle;
+
+use super::{
+    cells,
+    encode::Commands,
+    gather::{Gatherer, Listed},
+};
+
+/// What becomes of a list.
+const WAITING: u8 = 0;
+const RUN: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// A list that waits for ids.
+pub(super) struct Later {
+    thread: ThreadId,
+    state: AtomicU8,
+    /// Where the ids will be, and how many.
+    ids: OnceLock<(Handle, usize)>,
+    recorded: Mutex<Recorded>,
+}
+
+/// What the server's thread has made of a list so far.
+#[derive(Default)]
+pub(super) struct Recorded {
+    pub(super) commands: Option<Commands>,
+    /// They keep the buffers.
+    pub(super) launches: Vec<Listed>,
+}
+
+thread_local! {
+    /// The last one that the thread has listed.
+    static LAST: RefCell<Option<Arc<Later>>> = const { RefCell::new(None) };
+}
+
+/// Before the current thread lists something else.
+pub(super) fn settle() {
+    if let Some(last) = LAST.take()
+        && last.state.load(Ordering::Acquire) != RUN
+    {
+        last.give_up();
+        cells::forget();
+    }
+}
+
+impl Later {
+    /// Of the current thread.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            thread: thread::current().id(),
+            state: AtomicU8::new(WAITING),
+            ids: OnceLock::new(),
+            recorded: Mutex::default(),
+        })
+    }
+
+    /// The buffer of so many ids, which `make` makes at the first time. All of a list are the same ones.
+    pub(super) fn ids(&self, count: usize, make: impl FnOnce() -> Handle) -> Option<Handle> {
+        let (handle, known) = self.ids.get_or_init(|| (make(), count));
+        (*known == count).then(|| handle.clone())
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state.load(Ordering::Acquire) == GIVEN_UP
+    }
+
+    /// For the server's thread alone.
+    pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It will not run, unless it has.
+    pub(super) fn give_up(&self) {
+        if self.leave(GIVEN_UP) {
+            drop(std::mem::take(&mut *self.recorded()));
+        }
+    }
+
+    fn leave(&self, to: u8) -> bool {
+        self.state.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// A whole list that waits for ids.
+pub struct Ahead {
+    gatherer: Arc<Gatherer>,
+    later: Arc<Later>,
+}
+
+impl Ahead {
+    /// What the current thread has listed; `None` when nothing in it takes ids.
+    pub(super) fn new(gatherer: &Arc<Gatherer>, later: &Arc<Later>) -> Option<Self> {
+        later.ids.get()?;
+        LAST.set(Some(later.clone()));
+        Some(Self { gatherer: gatherer.clone(), later: later.clone() })
+    }
+
+    /// Submits it with these ids, as many as were listed; `false` when it was given up.
+    #[must_use]
+    pub fn run(self, ids: &[u32]) -> bool {
+        let Some((handle, count)) = self.later.ids.get() else { return false };
+        let fits = *count == ids.len() && thread::current().id() == self.later.thread;
+        if !fits || !self.later.leave(RUN) {
+            return false;
+        }
+        self.gatherer.run(&self.later, handle.clone(), bytemuck::cast_slice(ids).to_vec());
+        true
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.later.give_up();
+    }
+}

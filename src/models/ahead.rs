@@ -1,0 +1,68 @@
+//! The next step of a cache, listed while a device is busy with the one before.
+
+use burn::tensor::Tensor;
+
+use super::Cache;
+use crate::backend::{Ahead, Backend};
+
+/// A step that only waits for its tokens.
+#[derive(Debug)]
+pub(super) struct NextStep<B: Backend> {
+    ahead: Ahead,
+    /// What it will give, `[sequences, vocabulary]`.
+    logits: Tensor<B, 2>,
+    by: Runner,
+    /// What the layers' caches count as written by it.
+    pub(super) bytes: u64,
+}
+
+/// What runs a step: a loaded model, and what adapters change in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Runner {
+    pub(super) model: u64,
+    pub(super) deltas: Option<u64>,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Lists the next step as `work` does it, where the backend can. Until it is run, the cache is as it
+    /// was.
+    pub(super) fn list_next<E>(
+        &mut self,
+        by: Runner,
+        device: &B::Device,
+        work: impl FnOnce(&mut Self) -> Result<Tensor<B, 2>, E>,
+    ) {
+        self.forget_next();
+        if !self.looks_ahead || self.len() == self.capacity() {
+            return;
+        }
+        let (len, written) = (self.len(), self.bytes_written());
+        let listed = B::ahead(device, || work(self));
+        let bytes = self.bytes_written() - written;
+        if let Some((Ok(logits), ahead)) = listed {
+            self.next = Some(NextStep { ahead, logits, by, bytes });
+        } else {
+            self.looks_ahead = false;
+            self.take_back(len, bytes);
+        }
+    }
+
+    /// Runs the next step with these tokens, if it was listed for whom it is run by now.
+    pub(super) fn run_next(&mut self, by: Runner, ids: &[u32]) -> Option<Tensor<B, 2>> {
+        let len = self.len();
+        let NextStep { ahead, logits, by: listed_by, bytes } = self.next.take()?;
+        if listed_by == by && ahead.run(ids) {
+            return Some(logits);
+        }
+        self.take_back(len, bytes);
+        None
+    }
+
+    /// Forgets the next step, if there is one.
+    pub(super) fn forget_next(&mut self) {
+        let len = self.len();
+        if let Some(next) = self.next.take() {
+            self.take_back(len, next.bytes);
+        }
+    }
+}
