@@ -61,7 +61,7 @@ pub(super) fn settle() {
 }
 
 impl Later {
-    /// Of the current thread.
+    /// For a list that the current thread opens.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             thread: thread::current().id(),
@@ -69,6 +69,11 @@ impl Later {
             ids: OnceLock::new(),
             recorded: Mutex::default(),
         })
+    }
+
+    /// That list was opened: whatever becomes of it, the thread remembers.
+    pub(super) fn opened(self: &Arc<Self>) {
+        LAST.set(Some(self.clone()));
     }
 
     /// The buffer of so many ids, which `make` makes at the first time. All of a list are the same ones.
@@ -105,10 +110,9 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// What the current thread has listed; `None` when nothing in it takes ids.
+    /// What was listed; `None` when nothing in it takes ids.
     pub(super) fn new(gatherer: &Arc<Gatherer>, later: &Arc<Later>) -> Option<Self> {
         later.ids.get()?;
-        LAST.set(Some(later.clone()));
         Some(Self { gatherer: gatherer.clone(), later: later.clone() })
     }
 

@@ -35,6 +35,8 @@ const KEPT_PARAMS: usize = 4096;
 const PASSING_PARAMS: usize = 8;
 /// The environment variable that, set to 1, has every kernel expanded at run time: for comparing.
 pub const JIT_VARIABLE: &str = "METAL_CANDLE_JIT";
+/// The environment variable that, set to 1, has nothing listed before its tokens are known: for comparing.
+const NOT_AHEAD_VARIABLE: &str = "METAL_CANDLE_NO_LOOK_AHEAD";
 /// Cubes in one dimension that every API allows.
 const MAX_CUBES: u32 = 65_535;
 
@@ -77,6 +79,8 @@ pub struct Kernels {
     resolved: Mutex<HashMap<Kernel, Result<Task, LaunchError>>>,
     /// Where launches can be listed.
     gatherer: Option<Arc<Gatherer>>,
+    /// Whether lists may wait for their tokens, see [`NOT_AHEAD_VARIABLE`].
+    looks_ahead: bool,
 }
 
 impl std::fmt::Debug for Kernels {
@@ -88,6 +92,10 @@ impl std::fmt::Debug for Kernels {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value == "1")
 }
 
 fn properties(client: &Client) -> &DeviceProperties {
@@ -167,7 +175,8 @@ impl Kernels {
             units: units(properties),
             max_threads: hardware.max_units_per_cube,
             max_shared: hardware.max_shared_memory_size,
-            expand: std::env::var_os(JIT_VARIABLE).is_some_and(|value| value == "1"),
+            expand: is_set(JIT_VARIABLE),
+            looks_ahead: !is_set(NOT_AHEAD_VARIABLE),
             params: Mutex::default(),
             passing: Mutex::default(),
             choices: Mutex::default(),
@@ -235,7 +244,7 @@ impl Kernels {
     /// from [`ids`](Self::ids): see [`ahead`](super::ahead). `None` where nothing can be listed, or when
     /// `work` did more than that.
     pub fn ahead<T>(&self, work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
-        self.gatherer.as_ref()?.ahead(work)
+        self.gatherer.as_ref().filter(|_| self.looks_ahead)?.ahead(work)
     }
 
     /// Whether launches of the current thread are listed just now.

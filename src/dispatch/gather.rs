@@ -30,8 +30,7 @@ use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id:
 
 use super::{
     LaunchError,
-    ahead::{self, Ahead, Later},
-    cells,
+    ahead::{self, Ahead, Later, Recorded},
     client::Client,
     encode::{Commands, Encoder, Pipeline},
     pool,
@@ -146,12 +145,12 @@ impl Gatherer {
     pub(super) fn ahead<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
         let later = Later::new();
         let close = self.open(Some(later.clone()))?;
+        later.opened();
         let made = work();
         drop(close);
         let listed = if later.is_given_up() { None } else { Ahead::new(self, &later) };
         if listed.is_none() {
             later.give_up();
-            cells::forget();
         }
         Some((made, listed?))
     }
@@ -325,14 +324,13 @@ impl Gatherer {
         let (this, later) = (self.clone(), later.clone());
         self.server.submit(move |server| {
             flush(server);
-            let recorded = std::mem::take(&mut *later.recorded());
+            let Recorded { commands, launches } = std::mem::take(&mut *later.recorded());
             if let Err(error) = this.write(server, to, &ids) {
-                tracing::error!(%error, "ids are not written");
-            }
-            if let Some(commands) = recorded.commands {
+                tracing::error!(%error, "not launched: its ids cannot be written");
+            } else if let Some(commands) = commands {
                 commands.submit(&this.queue);
+                log(server, &launches);
             }
-            log(server, &recorded.launches);
         });
         self.server.flush_queue();
     }

@@ -24,7 +24,7 @@ pub(super) struct Runner {
 }
 
 impl<B: Backend> Cache<B> {
-    /// Lists the next step as `work` does it, where the backend can. Until it is run, the cache is as it
+    /// Lists the next step as `work` does it; where the backend cannot, it is not asked again. Until it is run, the cache is as it
     /// was.
     pub(super) fn list_next<E>(
         &mut self,
@@ -33,7 +33,7 @@ impl<B: Backend> Cache<B> {
         work: impl FnOnce(&mut Self) -> Result<Tensor<B, 2>, E>,
     ) {
         self.forget_next();
-        if !self.looks_ahead || self.len() == self.capacity() {
+        if self.len() == self.capacity() {
             return;
         }
         let (len, written) = (self.len(), self.bytes_written());

@@ -98,6 +98,9 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
     }
 
     fn look_ahead(&self, cache: &mut Cache<B>, deltas: Deltas<'_, B>) {
+        if !cache.looks_ahead {
+            return;
+        }
         let batch = cache.batch();
         let (Ok(tokens), Ok(adapters)) =
             (TokenBatch::new(&vec![[0]; batch]), deltas.over(&self.slots, batch, 1))
