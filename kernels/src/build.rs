@@ -112,9 +112,7 @@ pub fn write(folder: &Path) -> Result<Summary, String> {
         write!(
             manifest,
             "Entry {{ name: {name:?}, family: {family:?}, cube_dim: {cube_dim:?}, writes: \
-             &{writes:?}, shared_bytes: {shared_bytes}, needs: Needs {{ plane: {:?}, f16: {}, units: \
-             {:?} }}, places: [",
-            needs.plane, needs.f16, needs.units,
+             &{writes:?}, shared_bytes: {shared_bytes}, needs: {needs:?}, places: [",
         )
         .expect("a string");
         for (i, text) in texts(generated).into_iter().enumerate() {

@@ -78,6 +78,8 @@ pub struct Needs {
     pub f16: bool,
     /// Matrix units.
     pub units: Option<MatrixUnits>,
+    /// Products of four bytes with four others, summed, in one instruction.
+    pub bytes: bool,
 }
 
 /// Matrix units that add products of square matrices to sums in f32.
@@ -159,9 +161,11 @@ impl Kernel {
 
     /// Whether it is made for each language, in the order of [`build::LANGUAGES`].
     pub fn languages(&self) -> [bool; 4] {
-        match self.needs().units {
-            None => [true; 4],
-            Some(units) => units.languages(),
+        match self.needs() {
+            Needs { units: Some(units), .. } => units.languages(),
+            // CubeCL has no operation for it, and what stands for one is taken apart in WGSL.
+            Needs { bytes: true, .. } => [true, false, true, true],
+            _ => [true; 4],
         }
     }
 

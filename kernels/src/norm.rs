@@ -89,7 +89,7 @@ impl RmsNorm {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: self.reduce.plane(), f16: false, units: None }
+        Needs { plane: self.reduce.plane(), ..Needs::default() }
     }
 
     pub(crate) fn define(self) -> KernelDefinition {

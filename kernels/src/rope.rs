@@ -145,7 +145,7 @@ impl RopeAppend {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: None, f16: self.f16, units: None }
+        Needs { f16: self.f16, ..Needs::default() }
     }
 
     pub(crate) fn define(self) -> KernelDefinition {

@@ -65,7 +65,7 @@ impl Rows {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: None, f16: self.f16, units: None }
+        Needs { f16: self.f16, ..Needs::default() }
     }
 
     /// Cubes of one launch.

@@ -21,6 +21,9 @@ const BUSY_DECODING: u32 = 256;
 const LEAST_KEYS: u32 = 128;
 /// Rows of a matrix that make too few cubes.
 const FEW_MATRIX_ROWS: u32 = 256;
+/// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
+const MANY_ROWS: u32 = 65_536;
+const SOME_ROWS: u32 = 8192;
 /// Keys up to which one part of them all is best: merging parts takes a launch.
 const FEW_KEYS: u32 = 512;
 
@@ -93,12 +96,38 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
     {
         return kernel;
     }
-    let kernel = by_shape(format, params, reduce(kernels, 16));
+    let reduce = reduce(kernels, 16);
+    if let Some(kernel) = by_bytes(format, params, reduce)
+        && kernel.takes_columns(params.columns as usize)
+        && kernels.meets(&Kernel::MatVec(kernel).needs())
+    {
+        return kernel;
+    }
+    let kernel = by_shape(format, params, reduce);
     if kernel.takes_columns(params.columns as usize) {
         return kernel;
     }
     // Those without plane operations take every number of whole blocks.
     by_shape(format, params, Reduce::Shared(16))
+}
+
+/// The kernel that multiplies bytes, where that is faster. (Apple's GPUs, which no kernel has met yet,
+/// have no instruction for it.)
+fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<matvec::MatVec> {
+    let is_one = params.batch == 1 && matches!(reduce, Reduce::Plane(_));
+    if cfg!(target_os = "macos") || !is_one || !matvec::MatVec::has_bytes(format) {
+        return None;
+    }
+    let (normed, low_rank) = (params.norm.is_some(), params.low_rank.is_some());
+    // As measured on an H200, within a step: there a launch also has to read its instructions, and four
+    // rows take twice as many as two. (Four rows of `Q4_K` at a time take too many registers as well.)
+    let (groups, rows) = match params.rows {
+        _ if low_rank || normed && params.rows < MANY_ROWS || format == Format::Q4_K => (8, 2),
+        MANY_ROWS.. => (4, 4),
+        SOME_ROWS.. => (8, 2),
+        _ => (16, 1),
+    };
+    Some(matvec::MatVec { format, batch: 1, groups, rows, reduce, normed, low_rank, bytes: true })
 }
 
 /// The shape that suits a matrix, of those that the table has.
@@ -127,7 +156,7 @@ fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::
         (_, _, true) if normed || params.rows >= 8192 => (4, 4, reduce),
         (_, _, true) => (8, 2, reduce),
     };
-    matvec::MatVec { format, batch, groups, rows, reduce, normed, low_rank }
+    matvec::MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes: false }
 }
 
 /// The matrix-vector kernel of the table that has this name.
@@ -194,8 +223,11 @@ mod tests {
                                 low_rank,
                                 ..Params::default()
                             };
-                            let kernel = Kernel::MatVec(by_shape(format, &params, reduce));
-                            assert!(all.contains(&kernel), "{} for {params:?}", kernel.name());
+                            let by_shape = Some(by_shape(format, &params, reduce));
+                            for kernel in [by_shape, by_bytes(format, &params, reduce)] {
+                                let Some(kernel) = kernel.map(Kernel::MatVec) else { continue };
+                                assert!(all.contains(&kernel), "{} for {params:?}", kernel.name());
+                            }
                         }
                     }
                 }

@@ -24,6 +24,7 @@ use super::{
     client::{Client, with_client},
     find,
     gather::{self, Gatherer},
+    queue,
     task::Task,
     trace::JIT,
 };
@@ -62,12 +63,15 @@ pub enum LaunchError {
 }
 
 /// The kernels on one device.
+#[allow(clippy::struct_excessive_bools)] // facts that have nothing to do with each other
 pub struct Kernels {
     client: Client,
     plane: Option<u32>,
     f16: bool,
     /// Those of [`MatrixUnits`] that it has.
     units: Vec<MatrixUnits>,
+    /// See [`Needs::bytes`].
+    bytes: bool,
     max_threads: u32,
     max_shared: usize,
     /// Whether to leave the pregenerated texts alone, see [`JIT_VARIABLE`].
@@ -138,6 +142,15 @@ impl Place {
             Self::Cuda(_) => None,
         }
     }
+
+    /// Whether kernels may multiply bytes.
+    fn multiplies_bytes(&self) -> bool {
+        match self {
+            Self::Wgpu(device) => queue::of(device).is_some_and(|queue| queue.multiplies_bytes),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => true,
+        }
+    }
 }
 
 impl Kernels {
@@ -159,12 +172,13 @@ impl Kernels {
         if let Some(kernels) = all.get(&place) {
             return kernels.clone();
         }
-        let kernels = Arc::new(Self::new(place.client(), place.gatherer()));
+        let bytes = place.multiplies_bytes();
+        let kernels = Arc::new(Self::new(place.client(), place.gatherer(), bytes));
         all.insert(place, kernels.clone());
         kernels
     }
 
-    fn new(client: Client, gatherer: Option<Arc<Gatherer>>) -> Self {
+    fn new(client: Client, gatherer: Option<Arc<Gatherer>>, bytes: bool) -> Self {
         let properties = properties(&client);
         let hardware = &properties.hardware;
         let has_planes = properties.features.plane.contains(Plane::Ops);
@@ -175,6 +189,8 @@ impl Kernels {
             units: units(properties),
             max_threads: hardware.max_units_per_cube,
             max_shared: hardware.max_shared_memory_size,
+            // What stands for products of bytes in a kernel is put in at build time.
+            bytes: bytes && !is_set(JIT_VARIABLE),
             expand: is_set(JIT_VARIABLE),
             looks_ahead: !is_set(NOT_AHEAD_VARIABLE),
             params: Mutex::default(),
@@ -224,6 +240,7 @@ impl Kernels {
         needs.plane.is_none_or(|plane| self.plane == Some(plane))
             && (self.f16 || !needs.f16)
             && needs.units.is_none_or(|units| self.units.contains(&units))
+            && (self.bytes || !needs.bytes)
     }
 
     /// Memory that CubeCL holds on the device, in bytes.

@@ -16,6 +16,8 @@ pub struct Queue {
     pub queue: wgpu::Queue,
     /// Makes what turns kernels into the device's language.
     pub compiler: fn() -> AutoCompiler,
+    /// Whether kernels may multiply bytes ([`Needs::bytes`](metal_candle_kernels::Needs::bytes)).
+    pub multiplies_bytes: bool,
 }
 
 static OPEN: Mutex<Option<HashMap<WgpuDevice, Queue>>> = Mutex::new(None);

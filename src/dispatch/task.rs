@@ -94,6 +94,10 @@ fn expand<C: Compiler>(
     mode: ExecutionMode,
     address: StorageType,
 ) -> Result<CompiledKernel<C>, CompilationError> {
+    if kernel.needs().bytes {
+        let reason = format!("{} is made at build time only", kernel.name());
+        return Err(CompilationError::Generic { reason, backtrace: Default::default() });
+    }
     let definition = kernel.define();
     let cube_dim = definition.cube_dim;
     let repr = compiler.compile(definition, options, mode, address)?;

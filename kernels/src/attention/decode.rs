@@ -92,7 +92,7 @@ impl Decode {
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: self.reduce.plane(), f16: self.f16, units: None }
+        Needs { plane: self.reduce.plane(), f16: self.f16, ..Needs::default() }
     }
 
     pub(crate) fn define(self) -> KernelDefinition {

@@ -24,6 +24,8 @@ mod sections;
 
 use cubecl::prelude::*;
 
+use half::f16;
+
 use crate::common::half_bits;
 pub(crate) use iq4::{Levels, share_levels};
 pub(crate) use sections::{fetch, section_start};
@@ -149,7 +151,7 @@ impl Format {
 
 impl Format {
     /// Bits of a code.
-    const fn bits(self) -> u32 {
+    pub(crate) const fn bits(self) -> u32 {
         match self {
             Self::F32 => 32,
             Self::F16 => 16,
@@ -165,22 +167,37 @@ impl Format {
     /// What is added to the code at each place of a decoded piece: small, so that a product of
     /// lifted codes is as good as one of codes. The same for four neighbours.
     pub(crate) const fn lift(self, place: usize) -> u32 {
-        // The code that stands for zero.
-        let zero = match self {
-            Self::Q3_K => 4,
-            Self::Q4_0 => 8,
-            Self::Q5_0 => 16,
-            Self::Q6_K => 32,
-            Self::Q8_0 => 128,
-            _ => 0,
-        };
         let power = match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q4_K if place >= 16 => 8,
             Self::Q2_K => k::two_bits(place / 8),
             Self::F32 | Self::F16 | Self::IQ4_NL | Self::IQ4_XS => return 0,
             _ => self.bits(),
         };
-        zero + (1 << power)
+        self.zero() + (1 << power)
+    }
+
+    /// The code, from zero on, that stands for zero.
+    pub(crate) const fn zero(self) -> u32 {
+        match self {
+            Self::Q3_K => 4,
+            Self::Q4_0 => 8,
+            Self::Q5_0 => 16,
+            Self::Q6_K => 32,
+            Self::Q8_0 => 128,
+            _ => 0,
+        }
+    }
+
+    /// The same of [`ByteCodes`].
+    pub(crate) const fn zero_of_bytes(self) -> u32 {
+        // They are signed already.
+        if matches!(self, Self::Q8_0) { 0 } else { self.zero() }
+    }
+
+    /// Whether [`byte_codes`] are made of it: of formats whose pieces, as they are read for one row,
+    /// have 32 neighbours with one factor.
+    pub(crate) const fn takes_bytes(self) -> bool {
+        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q4_K)
     }
 
     /// Whether codes come lifted.
@@ -334,6 +351,9 @@ pub(crate) struct Read {
     zero: u32,
     #[cube(comptime)]
     aligned: bool,
+    /// Whether f16 is converted by an instruction.
+    #[cube(comptime)]
+    halves: bool,
     /// Of the pieces that were read together, the one that is meant.
     #[cube(comptime)]
     index: usize,
@@ -358,21 +378,32 @@ fn word_at(read: &Read, #[comptime] byte: usize) -> u32 {
     }
 }
 
+/// The lower or upper f16 of a word.
+#[cube]
+fn half_of(word: u32, #[comptime] upper: bool, #[comptime] halves: bool) -> f32 {
+    if comptime!(halves) {
+        f32::cast_from(Vector::<f16, Const<2>>::reinterpret(word)[comptime!(upper as usize)])
+    } else if comptime!(upper) {
+        half_bits(word >> 16)
+    } else {
+        half_bits(word & 0xffff)
+    }
+}
+
 /// The f16 `byte` (an even number) bytes into what was read.
 #[cube]
 fn scale_at(read: &Read, #[comptime] byte: usize) -> f32 {
     let whole = comptime!(byte.is_multiple_of(4));
-    let low = read.raw[comptime!(byte / 4)] & 0xffff;
-    let high = read.raw[comptime!(byte / 4)] >> 16;
+    let word = read.raw[comptime!(byte / 4)];
     if comptime!(read.aligned && whole) {
-        half_bits(low)
+        half_of(word, false, read.halves)
     } else if comptime!(read.aligned) {
-        half_bits(high)
+        half_of(word, true, read.halves)
     } else if comptime!(whole) {
-        half_bits(select(read.odd, high, low))
+        half_of(select(read.odd, word >> 16, word), false, read.halves)
     } else {
-        let next = read.raw[comptime!((byte + 2) / 4)] & 0xffff;
-        half_bits(select(read.odd, next, high))
+        let next = read.raw[comptime!((byte + 2) / 4)];
+        half_of(select(read.odd, next, word >> 16), false, read.halves)
     }
 }
 
@@ -407,7 +438,7 @@ pub(crate) fn decode(
         raw[i] = words[comptime!(first + i)];
     }
     let aligned = comptime!(format.is_aligned() || together > 1);
-    let read = Read { raw, odd: at % 4 != 0, zero, aligned, index };
+    let read = Read { raw, odd: at % 4 != 0, zero, aligned, halves: false, index };
     factors(&read, piece, &mut out.factors, &mut out.minimums, format);
     match comptime!(format) {
         Format::Q4_0 | Format::Q4_1 | Format::Q4_K =>
@@ -439,6 +470,59 @@ pub(crate) fn decode(
             }
         }
     }
+}
+
+/// A piece whose codes stay integers.
+#[derive(CubeType)]
+pub(crate) struct ByteCodes {
+    /// A signed byte each, in order; [`Format::zero_of_bytes`] stands for zero.
+    pub(crate) words: Array<u32>,
+    pub(crate) factor: f32,
+    /// Meaningless where the format has none.
+    pub(crate) minimum: f32,
+}
+
+/// As [`decode`], without making floats of codes. Of `Q4_K` two pieces must have been read together: the
+/// `index`-th 32 neighbours are the low or the high nibbles of both.
+#[cube]
+pub(crate) fn byte_codes(
+    words: &Array<u32>,
+    at: usize,
+    piece: usize,
+    #[comptime] first: usize,
+    #[comptime] format: Format,
+    #[comptime] together: usize,
+    #[comptime] index: usize,
+) -> ByteCodes {
+    let mut raw = Array::<u32>::new(comptime!(format.words(together)));
+    #[unroll]
+    for i in 0..comptime!(format.words(together)) {
+        raw[i] = words[comptime!(first + i)];
+    }
+    let aligned = comptime!(format.is_aligned() || together > 1);
+    let zero = 0u32.runtime();
+    let read = Read { raw, odd: at % 4 != 0, zero, aligned, halves: true, index };
+    let mut all_factors = Array::<f32>::new(comptime!(format.runs()));
+    let mut minimums = Array::<f32>::new(comptime!(format.runs()));
+    factors(&read, piece, &mut all_factors, &mut minimums, format);
+    let mut words = Array::<u32>::new(WORDS);
+    #[unroll]
+    for k in 0..WORDS {
+        words[k] = match comptime!(format) {
+            Format::Q4_0 | Format::Q4_1 => {
+                taken(nibble_word(&read, comptime!(k % 4), format), comptime!(nibbles(k / 4)))
+            }
+            Format::Q4_K => taken(word_at(&read, comptime!(16 + 4 * k)), comptime!(nibbles(index))),
+            Format::Q8_0 => word_at(&read, comptime!(2 + 4 * k)),
+            _ => code_word(&read, piece, k, format),
+        };
+    }
+    let run = comptime!(index % format.runs());
+    let mut minimum = 0.0f32;
+    if comptime!(format.has_minimum()) {
+        minimum = minimums[run];
+    }
+    ByteCodes { words, factor: all_factors[run], minimum }
 }
 
 /// The factor and the minimum of each run.

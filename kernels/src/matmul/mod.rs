@@ -135,7 +135,9 @@ impl MatMul {
     pub(crate) fn needs(self) -> Needs {
         match self.way {
             Way::Plain => Needs::default(),
-            Way::Units(units) => Needs { plane: Some(32), f16: units.halves, units: Some(units) },
+            Way::Units(units) => {
+                Needs { plane: Some(32), f16: units.halves, units: Some(units), ..Needs::default() }
+            }
         }
     }
 

@@ -18,7 +18,7 @@ const LARGEST_TILE: usize = 4096;
 
 impl MatVec {
     /// Neighbouring pieces of a row that a thread takes together.
-    const fn together(self) -> usize {
+    pub(super) const fn together(self) -> usize {
         let most = self.format.most_together();
         let tile = self.reduce.threads() as usize * most * PIECE;
         if self.batch == 1 && self.reduce.plane().is_some() && tile <= LARGEST_TILE {
@@ -36,7 +36,7 @@ impl MatVec {
     }
 
     /// Values of `x` that a thread takes together, and whose neighbours other threads take.
-    const fn taken(self) -> usize {
+    pub(super) const fn taken(self) -> usize {
         self.together() * PIECE
     }
 

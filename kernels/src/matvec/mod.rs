@@ -16,8 +16,11 @@
 //!   straight from memory (it stays in the cache).
 //! - Blocks: a thread decodes a piece of 32 values. `x` lies in shared memory, padded so that
 //!   threads that read what each of them takes meet different banks; it is staged a tile at a time.
+//! - Blocks, by bytes ([`MatVec::bytes`]): the same, but codes stay integers, and `x` is staged as
+//!   integers of 22 bits, a byte of each in a word with those of three neighbours.
 
 mod blocks;
+mod bytes;
 mod ends;
 mod low_rank;
 mod plain;
@@ -50,6 +53,9 @@ pub struct MatVec {
     pub normed: bool,
     /// Whether an adapter adds something: one row.
     pub low_rank: bool,
+    /// Whether codes meet `x` as bytes, four in an instruction: one row, by planes, of formats that
+    /// [have codes in bytes](Self::has_bytes).
+    pub bytes: bool,
 }
 
 /// What is added to a product.
@@ -100,18 +106,29 @@ impl Params {
 
 impl MatVec {
     pub(crate) fn name(self) -> String {
-        let Self { format, batch, groups, rows, reduce, normed, low_rank } = self;
+        let Self { format, batch, groups, rows, reduce, normed, low_rank, bytes } = self;
         let low_rank = if low_rank { "lora_" } else { "" };
         let norm = if normed { "norm_" } else { "" };
+        let bytes = if bytes { "_bytes" } else { "" };
         format!(
-            "{low_rank}{norm}matvec_{}_b{batch}_g{groups}r{rows}_{}",
+            "{low_rank}{norm}matvec_{}_b{batch}_g{groups}r{rows}_{}{bytes}",
             format.name(),
             reduce.name()
         )
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { plane: self.reduce.plane(), f16: self.format == Format::F16, units: None }
+        Needs {
+            plane: self.reduce.plane(),
+            f16: self.format == Format::F16 || self.bytes,
+            bytes: self.bytes,
+            ..Needs::default()
+        }
+    }
+
+    /// Whether there are kernels for the format that multiply bytes.
+    pub const fn has_bytes(format: Format) -> bool {
+        format.takes_bytes()
     }
 
     /// What the number of columns must be a multiple of for any kernel to take the matrix.
@@ -192,6 +209,9 @@ impl MatVec {
         match self.format {
             Format::F32 => plain::product::expand::<f32>(scope, weight.into(), io, self),
             Format::F16 => plain::product::expand::<f16>(scope, weight.into(), io, self),
+            _ if self.bytes => {
+                bytes::product::expand(scope, weight.clone().into(), weight.into(), io, self);
+            }
             _ => blocks::product::expand(scope, weight.clone().into(), weight.into(), io, self),
         }
         builder.finish(self.threads(), &self.name())

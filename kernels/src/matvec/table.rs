@@ -12,7 +12,9 @@ pub(crate) fn table() -> Vec<Kernel> {
         for batch in [1, 2, 4, 8] {
             let variant = |normed: bool, low_rank: bool| {
                 move |&(groups, rows, reduce): &Shape| {
-                    let kernel = MatVec { format, batch, groups, rows, reduce, normed, low_rank };
+                    let bytes = false;
+                    let kernel =
+                        MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes };
                     Kernel::MatVec(kernel)
                 }
             };
@@ -24,6 +26,28 @@ pub(crate) fn table() -> Vec<Kernel> {
                     all.extend(shapes.iter().map(variant(normed, true)));
                 }
             }
+        }
+        if format.takes_bytes() {
+            all.extend(of_bytes(format));
+        }
+    }
+    all
+}
+
+/// Those that multiply bytes.
+fn of_bytes(format: Format) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for normed in [false, true] {
+        let mut add = |(groups, rows), low_rank| {
+            let (batch, reduce, bytes) = (1, PLANE, true);
+            let kernel = MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes };
+            all.push(Kernel::MatVec(kernel));
+        };
+        add((4, 4), false);
+        add((8, 2), false);
+        add((8, 2), true);
+        if !normed {
+            add((16, 1), false);
         }
     }
     all

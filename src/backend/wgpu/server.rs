@@ -69,6 +69,7 @@ pub(super) fn open(
             ShaderLanguage::Msl => || AutoCompiler::Msl(Default::default()),
             _ => || AutoCompiler::Wgsl(Default::default()),
         },
+        multiplies_bytes: multiplies_bytes(adapter, language),
     };
     let id = if language == ShaderLanguage::Wgsl {
         let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -79,6 +80,24 @@ pub(super) fn open(
     };
     queue::register(id.clone(), queue);
     Ok(id)
+}
+
+/// Whether there are kernels for the adapter that multiply bytes, and it takes them: Vulkan must since
+/// 1.3, Metal has functions for it. (WGSL has them, too, but CubeCL does not.)
+fn multiplies_bytes(adapter: &WgpuAdapter, language: ShaderLanguage) -> bool {
+    match language {
+        #[cfg(not(target_os = "macos"))]
+        ShaderLanguage::SpirV => {
+            // SAFETY: nothing is done with it.
+            let adapter = unsafe { adapter.adapter.as_hal::<wgpu::hal::api::Vulkan>() };
+            adapter.is_some_and(|adapter| {
+                let properties = adapter.physical_device_capabilities().properties();
+                properties.api_version >= ash::vk::API_VERSION_1_3
+            })
+        }
+        ShaderLanguage::Msl => adapter.takes(language),
+        _ => false,
+    }
 }
 
 /// A device with the features that SPIR-V (or MSL) code may use.

@@ -1,0 +1,274 @@
+//! Weights in blocks whose codes stay integers: four codes meet four values of `x` in one instruction,
+//! and the sums are exact.
+//!
+//! `x` is staged as integers: 32 neighbours share a scale, a power of two, for which the largest of
+//! them takes 22 bits (fewer where codes have eight), so that they are as exact as f32 in a sum: 5e-7 of
+//! the largest. Each is three bytes, and a word has the same byte of four neighbours. A sum of products
+//! is made byte by byte, from the highest on: `((Σ c·high) · 256 + Σ c·middle) · 256 + Σ c·low`.
+//!
+//! To set a code into a float takes one or two instructions of the half of a processor that only half of
+//! its threads have (NVIDIA, since Volta), and to multiply it one more; here two for eight codes, and
+//! three for four products.
+
+use cubecl::prelude::*;
+
+use super::{Buffers, MatVec, ends, first_row, row_starts, zeros};
+use crate::{
+    Format,
+    blocks::{ByteCodes, PIECE, byte_codes, fetch},
+    common::{F4, U4, dot4},
+};
+
+/// Columns of `x` in shared memory at a time.
+const TILE: usize = 2048;
+/// Bytes of a value of `x`.
+const BYTES: usize = 3;
+/// Words of one byte of 32 values.
+const WORDS: usize = PIECE / 4;
+
+impl Format {
+    /// Bits that a value of `x` may take, without its sign, so that 32 products fit 32 bits.
+    const fn bits_beside(self) -> u32 {
+        let fit = 31 - PIECE.ilog2() - self.bits();
+        // The number that rounds, see `integer`, leaves 22 bits.
+        if fit < 21 { fit } else { 21 }
+    }
+}
+
+impl MatVec {
+    /// Words of shared memory for what a thread takes of `x`: bytes, and for each piece its scale and
+    /// sum. An odd number of 16 bytes: threads that read so many then meet all banks.
+    const fn slot(self) -> usize {
+        let words = self.together() * (BYTES * WORDS + 2);
+        (words.div_ceil(4) | 1) * 4
+    }
+}
+
+/// `x · scale` to the nearest integer `n`, as `n + 0x4b40_8080`: the sum with 1.5 · 2^23 has no bits for
+/// anything smaller. `|n| <= 2^21`. As `n` is `(high · 256 + middle) · 256 + low` of *signed* bytes, these
+/// are the bytes of the result less 0x80 (low, middle) and 0x40 (high).
+#[cube]
+fn integer(x: f32, scale: f32) -> u32 {
+    u32::reinterpret(fma(x, scale, comptime!(12_582_912.0f32 + 32_896.0)))
+}
+
+/// Bytes 0 and 2 of `a` and `b` in turns.
+#[cube]
+fn even_bytes(a: u32, b: u32) -> u32 {
+    (a & 0x00ff_00ff) | ((b << 8) & 0xff00_ff00u32)
+}
+
+/// Bytes 1 and 3 of `a` and `b` in turns.
+#[cube]
+fn odd_bytes(a: u32, b: u32) -> u32 {
+    ((a >> 8) & 0x00ff_00ff) | (b & 0xff00_ff00u32)
+}
+
+/// Reads what this thread will stage of columns `from..from + count` of `x`.
+#[cube]
+fn see(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
+    let threads = comptime!(kernel.threads() as usize);
+    let base = (io.params[4] as usize * io.params[1] as usize + from) / 4;
+    #[unroll]
+    for step in 0..comptime!(TILE / 4 / threads) {
+        let v = UNIT_POS_X as usize + comptime!(step * threads);
+        seen[step] = io.x[base + min(v, count / 4 - 1)];
+    }
+}
+
+/// Stages what was seen of columns `from..from + count` of `x`, and sums its squares, where there is a
+/// norm.
+#[cube]
+fn stage(
+    shared: &mut SharedMemory<u32>,
+    sums: &mut Array<f32>,
+    io: &Buffers,
+    seen: &Array<F4>,
+    from: usize,
+    count: usize,
+    #[comptime] kernel: MatVec,
+) {
+    let threads = comptime!(kernel.threads() as usize);
+    let bits = comptime!(kernel.format.bits_beside() - 1);
+    sync_cube();
+    #[unroll]
+    for step in 0..comptime!(TILE / 4 / threads) {
+        let v = UNIT_POS_X as usize + comptime!(step * threads);
+        let exists = v < count / 4;
+        // Every thread exchanges; those of 32 values are all there, or none.
+        let place = min(v, count / 4 - 1);
+        let mut value = seen[step];
+        if comptime!(kernel.normed) {
+            sums[comptime!(kernel.products())] += select(exists, dot4(value, value), 0.0f32);
+            value *= io.gain[from / 4 + place];
+        }
+        let mut largest =
+            max(max(value[0].abs(), value[1].abs()), max(value[2].abs(), value[3].abs()));
+        let mut sum = (value[0] + value[1]) + (value[2] + value[3]);
+        #[unroll]
+        for bit in 0..3u32 {
+            largest = max(largest, plane_shuffle_xor(largest, comptime!(1u32 << bit)));
+            sum += plane_shuffle_xor(sum, comptime!(1u32 << bit));
+        }
+        // Of the largest, so that it becomes 2^bits to 2^(bits + 1). What is no number shows in `sum`.
+        let exponent = max(u32::reinterpret(largest) >> 23, comptime!(bits + 1));
+        let scale = f32::reinterpret((comptime!(254 + bits) - exponent) << 23);
+        let (a, b) = (integer(value[0], scale), integer(value[1], scale));
+        let (c, d) = (integer(value[2], scale), integer(value[3], scale));
+        let (even, odd) = (even_bytes(a, b), odd_bytes(a, b));
+        let (more_even, more_odd) = (even_bytes(c, d), odd_bytes(c, d));
+        // From -0x20 to 0x20, with 0x40 added.
+        let high = ((even >> 16) | (more_even & 0xffff_0000u32)) ^ 0x4040_4040u32;
+        if exists {
+            let taken = comptime!(kernel.taken() / 4);
+            let slot = v / taken * comptime!(kernel.slot());
+            let piece = v % taken / comptime!(WORDS);
+            let at = slot + piece * comptime!(BYTES * WORDS) + v % comptime!(WORDS);
+            shared[at] = ((even & 0xffff) | (more_even << 16)) ^ 0x8080_8080u32;
+            shared[at + comptime!(WORDS)] = ((odd & 0xffff) | (more_odd << 16)) ^ 0x8080_8080u32;
+            shared[at + comptime!(2 * WORDS)] = high | ((high & 0x4040_4040) << 1);
+            if v % comptime!(WORDS) == 0 {
+                let scales = slot + comptime!(kernel.together() * BYTES * WORDS) + 2 * piece;
+                let zero = comptime!(if kernel.format.has_minimum() {
+                    1
+                } else {
+                    kernel.format.zero_of_bytes()
+                });
+                shared[scales] = (exponent - bits) << 23;
+                shared[scales + 1] = u32::reinterpret(sum * f32::new(comptime!(0.0 - zero as f32)));
+            }
+        }
+    }
+    sync_cube();
+}
+
+/// What of `x` a piece meets.
+#[derive(CubeType)]
+struct Part {
+    bytes: Array<u32>,
+    scale: f32,
+    /// The sum of its values, times what is taken off every code (1 for formats with a minimum), negative.
+    lift: f32,
+}
+
+#[cube]
+fn load(
+    shared: &SharedMemory<u32>,
+    slot: usize,
+    #[comptime] index: usize,
+    #[comptime] kernel: MatVec,
+) -> Part {
+    let mut bytes = Array::<u32>::new(comptime!(BYTES * WORDS));
+    #[unroll]
+    for i in 0..comptime!(BYTES * WORDS) {
+        bytes[i] = shared[slot + comptime!(index * BYTES * WORDS + i)];
+    }
+    let scales = slot + comptime!(kernel.together() * BYTES * WORDS + 2 * index);
+    let scale = f32::reinterpret(shared[scales]);
+    let lift = f32::reinterpret(shared[scales + 1]);
+    Part { bytes, scale, lift }
+}
+
+/// The sum of the four products of the signed bytes of two words. What stands here is the upper half of
+/// a product: `targets` replaces it.
+#[cube]
+fn products(a: u32, b: u32) -> i32 {
+    i32::cast_from(a).mul_hi(i32::cast_from(b))
+}
+
+/// The product of a piece and what it meets.
+#[cube]
+fn dot(piece: &ByteCodes, part: &Part, #[comptime] format: Format) -> f32 {
+    let mut total = 0i32.runtime();
+    #[unroll]
+    for byte in 0..BYTES {
+        total <<= 8;
+        #[unroll]
+        for k in 0..WORDS {
+            total += products(piece.words[k], part.bytes[comptime!((2 - byte) * WORDS + k)]);
+        }
+    }
+    let sum = f32::cast_from(total);
+    if comptime!(format.has_minimum()) {
+        piece.factor * (sum * part.scale) + piece.minimum * part.lift
+    } else {
+        piece.factor * fma(sum, part.scale, part.lift)
+    }
+}
+
+#[cube]
+pub(super) fn product(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    io: &mut Buffers,
+    #[comptime] kernel: MatVec,
+) {
+    let format = comptime!(kernel.format);
+    let rows = comptime!(kernel.rows as usize);
+    let (together, words) = comptime!((kernel.together(), format.words(kernel.together())));
+    let (pieces, is_wide) = comptime!((format.pieces(), format.is_wide()));
+    let threads = comptime!(kernel.reduce.threads() as usize);
+
+    let columns = io.params[1] as usize;
+    let lane = UNIT_POS_X as usize % threads;
+    let first = first_row(io, kernel);
+    let early = ends::early(io, first, kernel);
+    let mut shared = SharedMemory::<u32>::new(comptime!(TILE / kernel.taken() * kernel.slot()));
+    let mut sums = zeros(kernel);
+    let row_bytes = columns / comptime!(format.block_len()) * comptime!(format.block_bytes());
+    let starts = row_starts(first, row_bytes, io, kernel);
+    let mut read = Array::<u32>::new(comptime!(rows * words));
+
+    let mut seen = Array::<F4>::new(comptime!(TILE / 4 / kernel.threads() as usize));
+    see(&mut seen, io, 0usize, min(columns, TILE), kernel);
+    let mut from = 0usize.runtime();
+    while from < columns {
+        let count = min(columns - from, TILE);
+        let last = count / comptime!(kernel.taken()) - 1;
+        #[unroll]
+        for step in 0..comptime!(TILE / kernel.taken() / threads) {
+            let t = lane + comptime!(step * threads);
+            // A place behind the end reads the last one, and is not used.
+            let place = min(t, last);
+            let global = from / PIECE + place * together;
+            let block = global / pieces * comptime!(format.block_bytes());
+            #[unroll]
+            for r in 0..rows {
+                let (at, into) = (starts[r] + block, comptime!(r * words));
+                fetch(
+                    weight,
+                    wide,
+                    at,
+                    global % pieces,
+                    &mut read,
+                    into,
+                    format,
+                    together,
+                    is_wide,
+                );
+            }
+            if comptime!(step == 0) {
+                stage(&mut shared, &mut sums, io, &seen, from, count, kernel);
+                // The next tile's values are on their way while this one is multiplied. (The last one
+                // is read again.)
+                let next = select(from + TILE < columns, from + TILE, from);
+                see(&mut seen, io, next, min(columns - next, TILE), kernel);
+            }
+            if t <= last {
+                #[unroll]
+                for index in 0..together {
+                    let part = load(&shared, place * comptime!(kernel.slot()), index, kernel);
+                    #[unroll]
+                    for r in 0..rows {
+                        let (at, into) = (starts[r] + block, comptime!(r * words));
+                        let codes =
+                            byte_codes(&read, at, global % pieces, into, format, together, index);
+                        sums[r] += dot(&codes, &part, format);
+                    }
+                }
+            }
+        }
+        from += TILE;
+    }
+    ends::finish(&mut sums, io, first, &early, kernel);
+}
