@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use metal_candle::dispatch::{
     Entry,
-    check::{self, Case},
+    check::{self, Buffer, Case},
 };
 use metal_candle_kernels::{
     Format, Kernel, MatrixUnits,
@@ -120,6 +120,32 @@ fn products_of_halves_are_right() {
                 let after = launch(&program, generated.cube_dim, &case, &[], order);
                 let error = after.and_then(|after| judge(&case, &after));
                 error.unwrap_or_else(|e| panic!("{} {order:?}: {e}", generated.name));
+            }
+        }
+    }
+}
+
+/// What is no number in `x` is none in the result, also where `x` is taken as integers.
+#[test]
+fn what_is_no_number_shows() {
+    for name in [
+        "matvec_q4_0_b1_g16r1_plane32_bytes",
+        "matvec_q5_1_b1_g8r2_plane32_bytes",
+        "matvec_q8_0_b1_g4r4_plane32_bytes",
+        "norm_matvec_q4_k_b1_g8r2_plane32_bytes",
+        "norm_matvec_q4_0_b1_g4r4_plane32",
+    ] {
+        let (kernel, entry) = find(name);
+        let program = Program::compile(&text(name), name).expect("compiles");
+        for wrong in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let mut case = check::cases(kernel).swap_remove(0);
+            let Buffer::Input(x) = &mut case.buffers[1] else { panic!("{name}: x is an input") };
+            x[20..24].copy_from_slice(&wrong.to_le_bytes());
+            let after = launch(&program, entry.cube_dim, &case, &[], Order::ALL[0]).expect(name);
+            let results = after.last().expect("a result").chunks_exact(4);
+            for bytes in results {
+                let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                assert!(!value.is_finite(), "{name}: {wrong} gives {value}");
             }
         }
     }

@@ -121,3 +121,26 @@ pub fn generate(kernel: &Kernel) -> Result<Generated, String> {
         name,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table;
+
+    /// Two pieces, of each 8 words by 3 bytes.
+    #[test]
+    fn products_of_bytes_are_put_in() {
+        let name = "matvec_q4_0_b1_g16r1_plane32_bytes";
+        let kernel = table().into_iter().find(|kernel| kernel.name() == name).expect("a kernel");
+        let made = generate(&kernel).expect("generates");
+        for text in [made.msl, made.cuda] {
+            let text = text.expect("a text");
+            assert!(!text.contains("mulhi"));
+            // And the function itself.
+            assert_eq!(text.matches("products_of_bytes(").count(), 2 * 8 * 3 + 1);
+        }
+        assert!(made.wgsl.is_none());
+        let module = made.spirv.expect("a module");
+        assert_eq!(modules::products_of_bytes(&module), 2 * 8 * 3);
+    }
+}

@@ -85,3 +85,9 @@ pub(super) fn with_products_of_bytes(module: Vec<u32>) -> Vec<u32> {
     }
     made
 }
+
+/// How many of them a module has.
+#[cfg(test)]
+pub(super) fn products_of_bytes(module: &[u32]) -> usize {
+    instructions(module).filter(|(_, op)| *op == OP_SIGNED_DOT).count()
+}
