@@ -115,7 +115,7 @@ pub fn matvec(kernels: &Kernels, format: Format, params: &matvec::Params) -> mat
 /// have no instruction for it.)
 fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<matvec::MatVec> {
     let is_one = params.batch == 1 && matches!(reduce, Reduce::Plane(_));
-    if cfg!(target_os = "macos") || !is_one || !matvec::MatVec::has_bytes(format) {
+    if cfg!(target_os = "macos") || !is_one || !format.takes_bytes() {
         return None;
     }
     let (normed, low_rank) = (params.norm.is_some(), params.low_rank.is_some());

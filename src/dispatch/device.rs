@@ -182,6 +182,7 @@ impl Kernels {
         let properties = properties(&client);
         let hardware = &properties.hardware;
         let has_planes = properties.features.plane.contains(Plane::Ops);
+        let expand = is_set(JIT_VARIABLE);
         Self {
             plane: (has_planes && hardware.plane_size_min == hardware.plane_size_max)
                 .then_some(hardware.plane_size_min),
@@ -190,8 +191,8 @@ impl Kernels {
             max_threads: hardware.max_units_per_cube,
             max_shared: hardware.max_shared_memory_size,
             // What stands for products of bytes in a kernel is put in at build time.
-            bytes: bytes && !is_set(JIT_VARIABLE),
-            expand: is_set(JIT_VARIABLE),
+            bytes: bytes && !expand,
+            expand,
             looks_ahead: !is_set(NOT_AHEAD_VARIABLE),
             params: Mutex::default(),
             passing: Mutex::default(),

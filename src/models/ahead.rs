@@ -24,8 +24,8 @@ pub(super) struct Runner {
 }
 
 impl<B: Backend> Cache<B> {
-    /// Lists the next step as `work` does it; where the backend cannot, it is not asked again. Until it is run, the cache is as it
-    /// was.
+    /// Lists the next step as `work` does it; where the backend cannot, it is not asked again. Until it
+    /// is run, the cache is as it was.
     pub(super) fn list_next<E>(
         &mut self,
         by: Runner,

@@ -23,7 +23,6 @@ mod q8_0;
 mod sections;
 
 use cubecl::prelude::*;
-
 use half::f16;
 
 use crate::common::half_bits;
@@ -194,9 +193,9 @@ impl Format {
         if matches!(self, Self::Q8_0) { 0 } else { self.zero() }
     }
 
-    /// Whether [`byte_codes`] are made of it: of formats whose pieces, as they are read for one row,
-    /// have 32 neighbours with one factor.
-    pub(crate) const fn takes_bytes(self) -> bool {
+    /// Whether there are kernels that multiply its codes as bytes: for formats whose pieces, as they are
+    /// read for one row, have 32 neighbours with one factor.
+    pub const fn takes_bytes(self) -> bool {
         matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q4_K)
     }
 
@@ -359,6 +358,27 @@ pub(crate) struct Read {
     index: usize,
 }
 
+/// What [`fetch`] left from the word `first` on of a piece whose block begins at byte `at`.
+#[cube]
+fn held(
+    words: &Array<u32>,
+    at: usize,
+    zero: u32,
+    #[comptime] first: usize,
+    #[comptime] format: Format,
+    #[comptime] together: usize,
+    #[comptime] index: usize,
+    #[comptime] halves: bool,
+) -> Read {
+    let mut raw = Array::<u32>::new(comptime!(format.words(together)));
+    #[unroll]
+    for i in 0..comptime!(format.words(together)) {
+        raw[i] = words[comptime!(first + i)];
+    }
+    let aligned = comptime!(format.is_aligned() || together > 1);
+    Read { raw, odd: at % 4 != 0, zero, aligned, halves, index }
+}
+
 /// The four bytes `byte` (an even number) bytes into what was read.
 #[cube]
 fn word_at(read: &Read, #[comptime] byte: usize) -> u32 {
@@ -432,13 +452,7 @@ pub(crate) fn decode(
     #[comptime] together: usize,
     #[comptime] index: usize,
 ) {
-    let mut raw = Array::<u32>::new(comptime!(format.words(together)));
-    #[unroll]
-    for i in 0..comptime!(format.words(together)) {
-        raw[i] = words[comptime!(first + i)];
-    }
-    let aligned = comptime!(format.is_aligned() || together > 1);
-    let read = Read { raw, odd: at % 4 != 0, zero, aligned, halves: false, index };
+    let read = held(words, at, zero, first, format, together, index, false);
     factors(&read, piece, &mut out.factors, &mut out.minimums, format);
     match comptime!(format) {
         Format::Q4_0 | Format::Q4_1 | Format::Q4_K =>
@@ -494,14 +508,7 @@ pub(crate) fn byte_codes(
     #[comptime] together: usize,
     #[comptime] index: usize,
 ) -> ByteCodes {
-    let mut raw = Array::<u32>::new(comptime!(format.words(together)));
-    #[unroll]
-    for i in 0..comptime!(format.words(together)) {
-        raw[i] = words[comptime!(first + i)];
-    }
-    let aligned = comptime!(format.is_aligned() || together > 1);
-    let zero = 0u32.runtime();
-    let read = Read { raw, odd: at % 4 != 0, zero, aligned, halves: true, index };
+    let read = held(words, at, 0u32.runtime(), first, format, together, index, true);
     let mut all_factors = Array::<f32>::new(comptime!(format.runs()));
     let mut minimums = Array::<f32>::new(comptime!(format.runs()));
     factors(&read, piece, &mut all_factors, &mut minimums, format);

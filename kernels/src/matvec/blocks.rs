@@ -46,7 +46,7 @@ impl MatVec {
     }
 
     /// Words that are read for a step of a row.
-    const fn words(self) -> usize {
+    pub(super) const fn words(self) -> usize {
         self.format.words(self.together())
     }
 
@@ -240,22 +240,53 @@ fn read(
     #[comptime] chunk: usize,
     #[comptime] kernel: MatVec,
 ) {
-    let format = comptime!(kernel.format);
     let at_once = comptime!(kernel.rows_at_once());
-    let pieces = comptime!(format.pieces());
     #[unroll]
     for a in 0..comptime!(kernel.ahead()) {
         let threads = comptime!(kernel.reduce.threads() as usize);
-        let global = from / PIECE + min(t + a * threads, last) * comptime!(kernel.together());
-        let block = global / pieces * comptime!(format.block_bytes());
-        #[unroll]
-        for r in 0..at_once {
-            let at = starts[comptime!(chunk * at_once + r)] + block;
-            let first = comptime!((a * at_once + r) * kernel.words());
-            let (together, is_wide) = comptime!((kernel.together(), format.is_wide()));
-            fetch(weight, wide, at, global % pieces, words, first, format, together, is_wide);
-        }
+        let place = min(t + a * threads, last);
+        let (first_row, first) = comptime!((chunk * at_once, a * at_once * kernel.words()));
+        read_place(weight, wide, starts, from, place, words, first_row, at_once, first, kernel);
     }
+}
+
+/// Reads the pieces of some rows at one place of the tile into the words from `first` on.
+#[cube]
+pub(super) fn read_place(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    starts: &Array<usize>,
+    from: usize,
+    place: usize,
+    words: &mut Array<u32>,
+    #[comptime] first_row: usize,
+    #[comptime] rows: usize,
+    #[comptime] first: usize,
+    #[comptime] kernel: MatVec,
+) {
+    let format = comptime!(kernel.format);
+    let pieces = comptime!(format.pieces());
+    let global = from / PIECE + place * comptime!(kernel.together());
+    let block = global / pieces * comptime!(format.block_bytes());
+    #[unroll]
+    for r in 0..rows {
+        let at = starts[comptime!(first_row + r)] + block;
+        let first = comptime!(first + r * kernel.words());
+        let (together, is_wide) = comptime!((kernel.together(), format.is_wide()));
+        fetch(weight, wide, at, global % pieces, words, first, format, together, is_wide);
+    }
+}
+
+/// Where the rows of a group begin, in bytes.
+#[cube]
+pub(super) fn starts_of_blocks(
+    first: usize,
+    io: &Buffers,
+    #[comptime] kernel: MatVec,
+) -> Array<usize> {
+    let format = comptime!(kernel.format);
+    let blocks = io.params[1] as usize / comptime!(format.block_len());
+    row_starts(first, blocks * comptime!(format.block_bytes()), io, kernel)
 }
 
 #[cube]
@@ -285,8 +316,7 @@ pub(super) fn product(
     // `x` is staged, between barriers, before the first code is looked up.
     let levels = share_levels(format);
     let mut sums = zeros(kernel);
-    let row_bytes = columns / comptime!(format.block_len()) * bytes;
-    let starts = row_starts(first, row_bytes, io, kernel);
+    let starts = starts_of_blocks(first, io, kernel);
 
     let at_once = comptime!(kernel.rows_at_once());
     let chunks = comptime!(row_count / at_once);

@@ -12,10 +12,14 @@
 
 use cubecl::prelude::*;
 
-use super::{Buffers, MatVec, ends, first_row, row_starts, zeros};
+use super::{
+    Buffers, MatVec,
+    blocks::{read_place, starts_of_blocks},
+    ends, first_row, zeros,
+};
 use crate::{
     Format,
-    blocks::{ByteCodes, PIECE, byte_codes, fetch},
+    blocks::{ByteCodes, PIECE, byte_codes},
     common::{F4, U4, dot4},
 };
 
@@ -205,8 +209,8 @@ pub(super) fn product(
 ) {
     let format = comptime!(kernel.format);
     let rows = comptime!(kernel.rows as usize);
-    let (together, words) = comptime!((kernel.together(), format.words(kernel.together())));
-    let (pieces, is_wide) = comptime!((format.pieces(), format.is_wide()));
+    let (together, words) = comptime!((kernel.together(), kernel.words()));
+    let pieces = comptime!(format.pieces());
     let threads = comptime!(kernel.reduce.threads() as usize);
 
     let columns = io.params[1] as usize;
@@ -215,8 +219,7 @@ pub(super) fn product(
     let early = ends::early(io, first, kernel);
     let mut shared = SharedMemory::<u32>::new(comptime!(TILE / kernel.taken() * kernel.slot()));
     let mut sums = zeros(kernel);
-    let row_bytes = columns / comptime!(format.block_len()) * comptime!(format.block_bytes());
-    let starts = row_starts(first, row_bytes, io, kernel);
+    let starts = starts_of_blocks(first, io, kernel);
     let mut read = Array::<u32>::new(comptime!(rows * words));
 
     let mut seen = Array::<F4>::new(comptime!(TILE / 4 / kernel.threads() as usize));
@@ -232,21 +235,7 @@ pub(super) fn product(
             let place = min(t, last);
             let global = from / PIECE + place * together;
             let block = global / pieces * comptime!(format.block_bytes());
-            #[unroll]
-            for r in 0..rows {
-                let (at, into) = (starts[r] + block, comptime!(r * words));
-                fetch(
-                    weight,
-                    wide,
-                    at,
-                    global % pieces,
-                    &mut read,
-                    into,
-                    format,
-                    together,
-                    is_wide,
-                );
-            }
+            read_place(weight, wide, &starts, from, place, &mut read, 0usize, rows, 0usize, kernel);
             if comptime!(step == 0) {
                 stage(&mut shared, &mut sums, io, &seen, from, count, kernel);
                 // The next tile's values are on their way while this one is multiplied. (The last one

@@ -54,7 +54,7 @@ pub struct MatVec {
     /// Whether an adapter adds something: one row.
     pub low_rank: bool,
     /// Whether codes meet `x` as bytes, four in an instruction: one row, by planes, of formats that
-    /// [have codes in bytes](Self::has_bytes).
+    /// [take bytes](Format::takes_bytes).
     pub bytes: bool,
 }
 
@@ -124,11 +124,6 @@ impl MatVec {
             bytes: self.bytes,
             ..Needs::default()
         }
-    }
-
-    /// Whether there are kernels for the format that multiply bytes.
-    pub const fn has_bytes(format: Format) -> bool {
-        format.takes_bytes()
     }
 
     /// What the number of columns must be a multiple of for any kernel to take the matrix.
