@@ -220,7 +220,7 @@ pub struct TuneArgs {
     /// Variants to show of each shape, the fastest first.
     #[arg(long, default_value_t = 1)]
     pub top: usize,
-    /// Launches in a sample.
+    /// Launches in a sample: at most 32, which are one submission.
     #[arg(long)]
     pub repeats: Option<usize>,
     /// Bytes to measure the copy bandwidth with.

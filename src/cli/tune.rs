@@ -6,7 +6,7 @@ use metal_candle::{
     Device,
     device::DeviceError,
     dispatch::{
-        Choices, choose,
+        Choices,
         tune::{self, Timing, Tuner, attention_class, matvec_class},
     },
     models::DecoderConfig,
@@ -21,8 +21,6 @@ use super::{
     model,
 };
 
-/// Launches in a sample.
-const REPEATS: usize = 50;
 /// Of the norms that matrices are timed behind.
 const NORM_EPSILON: f32 = 1e-5;
 
@@ -36,7 +34,7 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
         .into());
     };
     eprintln!("tuning {} ({why})", device.describe());
-    let tuner = Tuner::new(&kernels, args.repeats.unwrap_or(REPEATS));
+    let tuner = Tuner::new(&kernels, args.repeats.unwrap_or(tune::MOST_REPEATS));
     let ceiling = tuner.copy_bandwidth(args.copy_bytes)?;
     let text = args.format == OutputFormat::Text;
     if text {
@@ -88,15 +86,12 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     for &keys in &args.keys {
         for &(dim, heads, kv_heads) in &shapes.heads {
             let params = decode_params(heads, kv_heads, keys);
-            let Some(decode) = choose::decode(&kernels, dim, kernels.f16(), false, &params) else {
-                continue;
-            };
-            let timings = tuner.attention(decode, params)?;
+            let timings = tuner.attention(dim, kernels.f16(), params)?;
             for (splits, timing) in timings.iter().take(args.top) {
                 say(format!("attention d{dim} {keys} keys, {splits} parts"), timing, ceiling);
             }
             if let Some((splits, _)) = timings.first() {
-                chosen.attention.insert(attention_class(dim, decode.f16, &params), *splits);
+                chosen.attention.insert(attention_class(dim, kernels.f16(), &params), *splits);
             }
         }
     }

@@ -7,6 +7,12 @@ use std::{
 
 use cubecl::wgpu::{AutoCompiler, WgpuDevice};
 
+/// Kernel launches that are gathered before they are submitted. Encoding them takes the host longer
+/// than running them takes a large GPU, so that it is best to have it begin early: a 1B-shaped model
+/// in f16 on an H200 decodes 201 tokens/s with 512, where a step is one submission, 309 with 64, 353
+/// with 32 and 308 with 16.
+pub const TASKS_PER_SUBMISSION: usize = 32;
+
 /// A device as wgpu has it.
 #[derive(Clone)]
 pub struct Queue {

@@ -15,7 +15,7 @@ use metal_candle_kernels::{Format, Kernel, attention, copy, matvec, table};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Kernels, LaunchError};
+use super::{Kernels, LaunchError, choose, queue::TASKS_PER_SUBMISSION};
 
 /// Data that a measurement goes through before it meets the same bytes again.
 const WORKING_SET: usize = 256 << 20;
@@ -26,6 +26,10 @@ const WARM_UP: Duration = Duration::from_millis(150);
 const FIRST_WARM_UP: Duration = Duration::from_millis(800);
 /// Bytes that the ceiling is measured with.
 const COPIED: usize = 512 << 20;
+
+/// Launches in a sample at most: one submission. CubeCL's timestamps are those of the first submission of
+/// what is timed, so that launches of a second one would seem to take no time.
+pub const MOST_REPEATS: usize = TASKS_PER_SUBMISSION;
 
 /// Why a measurement failed.
 #[derive(Debug, Error)]
@@ -145,9 +149,9 @@ pub struct Tuner<'a> {
 }
 
 impl<'a> Tuner<'a> {
-    /// On these kernels' device. `repeats` launches make one sample.
+    /// On these kernels' device. `repeats` launches make one sample: at most [`MOST_REPEATS`].
     pub fn new(kernels: &'a Kernels, repeats: usize) -> Self {
-        Self { kernels, repeats: repeats.max(1) }
+        Self { kernels, repeats: repeats.clamp(1, MOST_REPEATS) }
     }
 
     /// Keeps the device busy until its clocks have risen: an idle GPU runs at a fraction of them.
@@ -169,25 +173,27 @@ impl<'a> Tuner<'a> {
         Ok(())
     }
 
-    /// The median over five samples (after one to warm up) of the seconds that a launch takes. The
-    /// device may have been idle before the first one of a shape.
+    /// The median over five samples (after one to warm up) of the seconds that what `launch` does
+    /// takes, which are so many launches. The device may have been idle before the first one of a shape.
     fn time(
         &self,
         is_first: bool,
+        launches: usize,
         launch: impl Fn(usize) -> Result<(), LaunchError> + Send + Sync,
     ) -> Result<f64, TuneError> {
         self.warm_up(is_first, &launch)?;
+        let repeats = (self.repeats / launches).max(1);
         let mut samples = Vec::new();
         for sample in 0..6 {
             let time = self.kernels.profile(|| {
-                for i in 0..self.repeats {
+                for i in 0..repeats {
                     // The first launch above went well, and this is the same one.
                     let _ = launch(i);
                 }
             });
             let time: Duration = time.map_err(TuneError::Timing)?;
             if sample > 0 {
-                samples.push(time.as_secs_f64() / self.repeats as f64);
+                samples.push(time.as_secs_f64() / repeats as f64);
             }
         }
         samples.sort_by(f64::total_cmp);
@@ -205,7 +211,7 @@ impl<'a> Tuner<'a> {
         for kernel in table() {
             let Kernel::Copy(variant) = kernel else { continue };
             let cubes = (bytes / copy::Copy::bytes_per_cube(variant)).min(65_535);
-            let seconds = self.time(best == 0.0, |_| {
+            let seconds = self.time(best == 0.0, 1, |_| {
                 // SAFETY: so many cubes copy no more than the buffers hold.
                 unsafe { self.kernels.launch_buffers(kernel, cubes as u32, &[&source, &target]) }
             })?;
@@ -246,7 +252,7 @@ impl<'a> Tuner<'a> {
             {
                 continue;
             }
-            let seconds = self.time(timings.is_empty(), |i| {
+            let seconds = self.time(timings.is_empty(), 1, |i| {
                 let mut inputs = vec![&weights[i % copies], &x[0]];
                 // The gain of the norm.
                 inputs.extend(variant.normed.then_some(&x[0]));
@@ -261,36 +267,41 @@ impl<'a> Tuner<'a> {
         Ok(timings)
     }
 
-    /// Times attention over a cache of f16 for several numbers of parts, the fastest first.
+    /// Times attention with heads of `dim` values, over a cache of f16 or f32, for several numbers of
+    /// parts, the fastest first. There is none where no kernel takes it.
     ///
     /// # Errors
     /// [`TuneError`].
     pub fn attention(
         &self,
-        decode: attention::Decode,
+        dim: u32,
+        f16: bool,
         params: attention::Params,
     ) -> Result<Vec<(u32, Timing)>, TuneError> {
-        let element = if decode.f16 { 2 } else { 4 };
+        let element = if f16 { 2 } else { 4 };
         let positions = (params.batch * params.kv_heads * params.capacity) as usize;
-        let bytes = positions * decode.dim as usize * element;
+        let bytes = positions * dim as usize * element;
         let copies = WORKING_SET.div_ceil(2 * bytes).clamp(1, 32);
         let caches = Noise::default().buffers(self.kernels, bytes, 2 * copies);
-        let q_len = (params.rows() * decode.dim) as usize * 4;
+        let q_len = (params.rows() * dim) as usize * 4;
         let q = Noise::default().buffers(self.kernels, q_len, 1);
         let out = self.kernels.empty(q_len);
         let padding = self.kernels.params(vec![0]);
-        let read =
-            2 * (params.batch * params.kv_heads * params.keys * decode.dim) as usize * element;
+        let read = 2 * (params.batch * params.kv_heads * params.keys * dim) as usize * element;
         let mut timings = Vec::new();
         for splits in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
             if splits * 32 > params.keys {
                 break;
             }
             let params = attention::Params { splits, ..params };
-            let vectors = self.kernels.empty((params.parts() * decode.dim) as usize * 4);
+            let Some(decode) = choose::decode(self.kernels, dim, f16, false, &params) else {
+                break;
+            };
+            let launches = if splits == 1 { 1 } else { 2 };
+            let vectors = self.kernels.empty((params.parts() * dim) as usize * 4);
             let ends = self.kernels.empty(params.parts() as usize * 2 * 4);
-            let merge = attention::Merge { dim: decode.dim };
-            let seconds = self.time(timings.is_empty(), |i| {
+            let merge = attention::Merge { dim };
+            let seconds = self.time(timings.is_empty(), launches, |i| {
                 let (keys, values) = (&caches[2 * (i % copies)], &caches[2 * (i % copies) + 1]);
                 // SAFETY: the buffers were made for these parameters.
                 unsafe {

@@ -12,13 +12,12 @@ use std::sync::Arc;
 
 pub use adapter::{AdapterError, WgpuAdapter, adapters};
 pub use burn_wgpu::WgpuDevice;
-pub use server::TASKS_PER_SUBMISSION;
 
 use cubecl::wgpu::WgpuRuntime;
 
 use super::cube::{Cube, Gpu};
 use crate::dispatch::Kernels;
-pub use crate::dispatch::queue::submissions;
+pub use crate::dispatch::queue::{TASKS_PER_SUBMISSION, submissions};
 
 /// The cube backend over wgpu.
 pub type Wgpu = Cube<WgpuRuntime>;

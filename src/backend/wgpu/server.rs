@@ -26,13 +26,7 @@ use cubecl_runtime::{allocator::ContiguousMemoryLayoutPolicy, logging::ServerLog
 use wgpu::{DeviceType, Features};
 
 use super::{AdapterError, ShaderLanguage, WgpuAdapter};
-use crate::dispatch::queue::{self, Queue};
-
-/// Kernel launches that are gathered before they are submitted. Encoding them takes the host longer
-/// than running them takes a large GPU, so that it is best to have it begin early: a 1B-shaped model
-/// in f16 on an H200 decodes 201 tokens/s with 512, where a step is one submission, 309 with 64, 353
-/// with 32 and 308 with 16.
-pub const TASKS_PER_SUBMISSION: usize = 32;
+use crate::dispatch::queue::{self, Queue, TASKS_PER_SUBMISSION};
 
 /// The API that cubecl's server of a WGSL device takes itself to be on, for that alone decides
 /// against MSL. It asks for nothing else.
