@@ -17,15 +17,18 @@ use super::{
 const BUSY_CUBES: u32 = 512;
 /// The same for attention over the cache, whose every cube also leaves a part to be merged.
 const BUSY_DECODING: u32 = 256;
+/// Cubes of attention over the cache that leave most processors idle: more of them, with fewer rows each,
+/// are faster.
+const FEW_DECODING: u32 = 64;
 /// Keys that a cube should have at least.
-const LEAST_KEYS: u32 = 128;
+const LEAST_KEYS: u32 = 64;
 /// Rows of a matrix that make too few cubes.
 const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
 const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
 /// Keys up to which one part of them all is best: merging parts takes a launch.
-const FEW_KEYS: u32 = 512;
+const FEW_KEYS: u32 = 320;
 
 /// Large tiles of a product that are worth it: fewer leave processors of a large GPU idle.
 const BUSY_TILES: u32 = 96;
@@ -54,7 +57,11 @@ pub fn decode(
     params: &attention::Params,
 ) -> Option<attention::Decode> {
     let rows = params.rows_per_kv_head().next_power_of_two().min(8);
-    let kernel = attention::Decode { dim, f16, rows, reduce: reduce(kernels, 64), rotary };
+    let mut kernel = attention::Decode { dim, f16, rows, reduce: reduce(kernels, 64), rotary };
+    // Rows of their own read the keys again, but those are few then.
+    while kernel.rows > 1 && kernel.cubes(params) < FEW_DECODING {
+        kernel.rows /= 2;
+    }
     kernel.is_made().then_some(kernel)
 }
 

@@ -1,8 +1,9 @@
 //! One part of the keys: scores, and what they weigh.
 //!
-//! A key is read by `dim / 8` neighbouring threads (rounded up to a power of two), 8 values each,
-//! which also hold their 8 values of every query row and of its result. Their partial products are
-//! added by exchange within a plane, or through shared memory.
+//! A key is read by neighbouring threads, 8 or 16 values each ([`Decode::chunks`]), which also hold as
+//! many values of every query row and of its result. Their partial products are added by exchange within
+//! a plane, or through shared memory. In a plane every thread is left with some of the sums, makes weights
+//! of them, and hands these on: so each is made once.
 //!
 //! Buffers: q `[batch, len, heads, dim]`; if it turns them ([`Decode::rotary`]), what [`Rotary`] says;
 //! keys, values `[batch, kv_heads, capacity, dim]`, padding `[batch]`, `params`; for each row and part
@@ -53,9 +54,31 @@ impl Decode {
         fits && 8 <= self.dim && self.dim <= 256 && (counts || !self.rotary)
     }
 
+    /// Pieces of 8 values that a thread has of a key: two, with which there are fewer sums and weights to
+    /// exchange for each value, where there are registers for them. They are half a head apart.
+    pub(super) const fn chunks(self) -> usize {
+        let fits = self.dim.is_multiple_of(16) && self.dim > 16 && self.rows <= 4;
+        if fits && self.reduce.plane().is_some() { 2 } else { 1 }
+    }
+
+    /// Vectors of four values that a thread has of a key.
+    pub(super) const fn vectors(self) -> usize {
+        2 * self.chunks()
+    }
+
+    /// Where a thread's vector `i` lies behind its first one.
+    pub(super) const fn place_of(self, i: usize) -> usize {
+        i % 2 + i / 2 * (self.dim as usize / 8)
+    }
+
     /// Threads that share a key.
     pub(super) const fn lanes(self) -> u32 {
-        (self.dim / 8).next_power_of_two()
+        (self.dim / (8 * self.chunks() as u32)).next_power_of_two()
+    }
+
+    /// Whether some of them have no piece of it.
+    const fn has_idle_lanes(self) -> bool {
+        self.lanes() * 8 * self.chunks() as u32 != self.dim
     }
 
     /// Through shared memory every key that is read ahead takes room.
@@ -63,15 +86,41 @@ impl Decode {
         if self.reduce.plane().is_some() { AHEAD } else { 1 }
     }
 
+    /// Scores of a step: for each row those of the keys that are read ahead.
+    const fn scores(self) -> usize {
+        self.rows as usize * self.ahead()
+    }
+
     /// Scores that a thread still adds up after so many exchanges of halves.
     const fn left(self, steps: u32) -> usize {
-        let left = (self.rows as usize * self.ahead()) >> steps;
+        let left = self.scores() >> steps;
         if left == 0 { 1 } else { left }
+    }
+
+    /// Scores of which a thread makes weights.
+    const fn held(self) -> usize {
+        if self.reduce.plane().is_some() { self.left(self.lanes().ilog2()) } else { self.scores() }
+    }
+
+    /// Neighbouring threads that have the same scores.
+    const fn alike(self) -> usize {
+        self.lanes() as usize * self.held() / self.scores()
+    }
+
+    /// The thread that has the score `i`, of those that share a key. (Without planes everyone has all.)
+    const fn holder(self, i: usize) -> u32 {
+        (i / self.held() * self.alike()) as u32
+    }
+
+    /// Rows whose scores a thread has.
+    const fn rows_held(self) -> usize {
+        self.held().div_ceil(self.ahead())
     }
 
     pub(super) const fn threads(self) -> u32 {
         match self.reduce {
-            Reduce::Plane(_) | Reduce::Planes(..) => THREADS,
+            Reduce::Plane(_) => THREADS,
+            Reduce::Planes(n, count) => n * count,
             Reduce::Shared(threads) => threads,
         }
     }
@@ -133,32 +182,24 @@ impl Decode {
     }
 }
 
-/// Sums each of `values` (rows by keys ahead) over the threads that share a key: every one of these
-/// has all sums after it.
+/// Whether a thread has a piece of each key.
+#[cube]
+pub(super) fn holds(lane: usize, #[comptime] kernel: Decode) -> bool {
+    lane < comptime!(kernel.dim as usize / (8 * kernel.chunks()))
+}
+
+/// Sums each of `values` (rows by keys ahead) over the threads that share a key. Its first ones are then
+/// those that the thread holds: see [`Decode::holder`].
 #[cube]
 fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime] kernel: Decode) {
-    let count = comptime!(kernel.rows as usize * kernel.ahead());
     let lanes = comptime!(kernel.lanes());
     if comptime!(kernel.reduce.plane().is_some()) {
-        // Halves change places: a thread goes on with half of the values, so that `count` of them
-        // take about as many exchanges, not `count` for each step.
+        // Halves change places: a thread goes on with half of the values, so that all of them take about
+        // as many exchanges as there are, not as many for each step.
         #[unroll]
         for step in 0..comptime!(lanes.ilog2()) {
             let (left, mask) = comptime!((kernel.left(step), lanes >> (step + 1)));
             share_out(values, left, 1usize, mask);
-        }
-        // The value `i` lies `i % held` in the lane whose upper bits are `i / held`.
-        let held = comptime!(kernel.left(lanes.ilog2()));
-        let mut sums = Array::<f32>::new(held);
-        #[unroll]
-        for i in 0..held {
-            sums[i] = values[i];
-        }
-        let first = UNIT_POS_X % comptime!(kernel.reduce.threads()) / lanes * lanes;
-        #[unroll]
-        for i in 0..count {
-            let holder = comptime!((i / held) as u32 * lanes / (count / held) as u32);
-            values[i] = plane_shuffle(sums[comptime!(i % held)], first + holder);
         }
     } else {
         let threads = comptime!(kernel.threads() as usize);
@@ -166,17 +207,183 @@ fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime
         let first = (UNIT_POS_X / lanes * lanes) as usize;
         sync_cube();
         #[unroll]
-        for r in 0..count {
+        for r in 0..comptime!(kernel.scores()) {
             shared[comptime!(r * threads) + thread] = values[r];
         }
         sync_cube();
         #[unroll]
-        for r in 0..count {
+        for r in 0..comptime!(kernel.scores()) {
             let mut sum = 0.0f32;
             for lane in 0..comptime!(lanes as usize) {
                 sum += shared[comptime!(r * threads) + first + lane];
             }
             values[r] = sum;
+        }
+    }
+}
+
+/// Adds the products of four values, one after the other: as many instructions as there are.
+#[cube]
+fn add_product(sum: f32, a: F4, b: F4) -> f32 {
+    let mut sum = sum;
+    #[unroll]
+    for i in 0..4usize {
+        sum += a[i] * b[i];
+    }
+    sum
+}
+
+/// Makes scores of the first `count` products.
+#[cube]
+fn cap(scores: &mut Array<f32>, params: &Array<u32>, #[comptime] count: usize) {
+    let scale = f32::reinterpret(params[8]);
+    let soft_cap = f32::reinterpret(params[9]);
+    #[unroll]
+    for i in 0..count {
+        scores[i] *= scale;
+    }
+    // Together, so that whoever has no cap jumps over all of it.
+    if soft_cap != 0.0f32 {
+        #[unroll]
+        for i in 0..count {
+            scores[i] = soft_cap * (scores[i] / soft_cap).tanh();
+        }
+    }
+}
+
+/// `value` of the thread that has the score `i`, of those that share a key.
+#[cube]
+fn of_holder(value: f32, #[comptime] i: usize, #[comptime] kernel: Decode) -> f32 {
+    match comptime!(kernel.reduce.plane()) {
+        Some(threads) => {
+            let lanes = comptime!(kernel.lanes());
+            let first = UNIT_POS_X % comptime!(threads) / lanes * lanes;
+            plane_shuffle(value, first + comptime!(kernel.holder(i)))
+        }
+        None => value,
+    }
+}
+
+/// The rows of whose scores a thread makes weights, and what it knows of them.
+#[derive(CubeType)]
+struct Mine {
+    /// The first key that a row sees, and the first one after those.
+    first: Array<u32>,
+    end: Array<u32>,
+    /// The best score so far.
+    best: Array<f32>,
+    /// The first one of them, of those of the cube.
+    row: usize,
+    /// Which of the keys ahead its first score is of.
+    ahead: usize,
+}
+
+#[cube]
+fn mine(
+    params: &Array<u32>,
+    padding: &Array<u32>,
+    sequence: usize,
+    first_row: usize,
+    last_row: usize,
+    #[comptime] kernel: Decode,
+) -> Mine {
+    let rows = comptime!(kernel.rows_held());
+    let mut first = Array::<u32>::new(rows);
+    let mut end = Array::<u32>::new(rows);
+    let mut best = Array::<f32>::new(rows);
+    let lane = UNIT_POS_X as usize % comptime!(kernel.lanes() as usize);
+    let mut score = 0usize.runtime();
+    if comptime!(kernel.reduce.plane().is_some()) {
+        score = lane / comptime!(kernel.alike()) * comptime!(kernel.held());
+    }
+    let mine = score / comptime!(kernel.ahead());
+    #[unroll]
+    for r in 0..rows {
+        let row = min(first_row + mine + r, last_row);
+        let mut position = 0usize.runtime();
+        if comptime!(!kernel.rotary) {
+            position = row / (params[2] as usize / params[3] as usize);
+        }
+        let seen = visible(params, padding, sequence, position);
+        first[r] = seen.0;
+        end[r] = seen.1;
+        best[r] = LOWEST;
+    }
+    Mine { first, end, best, row: mine, ahead: score % comptime!(kernel.ahead()) }
+}
+
+/// Makes weights of the scores that a thread holds, of keys from `key` on that are `stride` apart.
+#[cube]
+fn weigh(
+    scores: &mut Array<f32>,
+    mine: &mut Mine,
+    key: usize,
+    stride: usize,
+    to: usize,
+    #[comptime] kernel: Decode,
+) {
+    let (held, ahead) = comptime!((kernel.held(), kernel.ahead()));
+    #[unroll]
+    for i in 0..held {
+        let r = comptime!(i / ahead);
+        let at = key + (mine.ahead + comptime!(i % ahead)) * stride;
+        let sees = at < to && at as u32 >= mine.first[r] && (at as u32) < mine.end[r];
+        scores[i] = select(sees, scores[i], LOWEST);
+        mine.best[r] = max(mine.best[r], scores[i]);
+    }
+    if comptime!(held < ahead) {
+        // The other scores of the row are in the threads beside.
+        #[unroll]
+        for bit in 0..comptime!((ahead / held).ilog2()) {
+            let other = plane_shuffle_xor(mine.best[0], comptime!((kernel.alike() as u32) << bit));
+            mine.best[0] = max(mine.best[0], other);
+        }
+    }
+    #[unroll]
+    for i in 0..held {
+        // A hidden key weighs nothing, also where all are hidden and the best is no score.
+        let weight = (scores[i] - mine.best[comptime!(i / ahead)]).exp();
+        scores[i] = select(scores[i] > LOWEST, weight, 0.0f32);
+    }
+}
+
+/// The group of the newest key begins with it, for it is in no cache yet: `scores` are its products.
+#[cube]
+fn begin<C: Float>(
+    held: &mut join::Held,
+    mine: &mut Mine,
+    scores: &mut Array<f32>,
+    newest: &rotary::Newest<C>,
+    shared: &mut SharedMemory<f32>,
+    params: &Array<u32>,
+    has_newest: bool,
+    #[comptime] kernel: Decode,
+) {
+    let rows = comptime!(kernel.rows as usize);
+    let vectors = comptime!(kernel.vectors());
+    if comptime!(kernel.reduce.plane().is_some()) {
+        #[unroll]
+        for bit in 0..comptime!(kernel.lanes().ilog2()) {
+            share_out(scores, 1usize, rows, comptime!(1u32 << bit));
+        }
+    } else {
+        lane_sums(scores, shared, kernel);
+    }
+    cap(scores, params, rows);
+    if has_newest {
+        #[unroll]
+        for r in 0..rows {
+            held.maximum[r] = scores[r];
+            held.sum[r] = 1.0f32;
+            #[unroll]
+            for i in 0..vectors {
+                held.vectors[comptime!(r * vectors + i)] = F4::cast_from(newest.value[i]);
+            }
+            // Which rows a thread has is not known before it runs.
+            #[unroll]
+            for h in 0..comptime!(kernel.rows_held()) {
+                mine.best[h] = select(mine.row + h == r, scores[r], mine.best[h]);
+            }
         }
     }
 }
@@ -214,11 +421,14 @@ fn read<C: Float>(
     #[comptime] kernel: Decode,
 ) {
     let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
+    let vectors = comptime!(kernel.vectors());
     #[unroll]
     for a in 0..comptime!(kernel.ahead()) {
         let at = place(keys, min(first + a * groups, keys.last), kernel) + offset;
-        held[comptime!(2 * a)] = from[at];
-        held[comptime!(2 * a + 1)] = from[at + 1];
+        #[unroll]
+        for i in 0..vectors {
+            held[comptime!(a * vectors + i)] = from[at + comptime!(kernel.place_of(i))];
+        }
     }
 }
 
@@ -245,8 +455,6 @@ fn decode<C: Float>(
     let total = params[4] as usize;
     let capacity = params[5] as usize;
     let splits = params[7] as usize;
-    let scale = f32::reinterpret(params[8]);
-    let soft_cap = f32::reinterpret(params[9]);
     let per_kv_head = heads / kv_heads;
     let row_count = len * per_kv_head;
     let chunks = (row_count + comptime!(rows - 1)) / rows;
@@ -262,26 +470,23 @@ fn decode<C: Float>(
     let thread = UNIT_POS_X as usize;
     let lane = thread % lanes;
     let group = thread / lanes;
-    let holds = lane * 8 < dim;
+    let holds = holds(lane, kernel);
     let offset = select(holds, lane * 2, 0);
 
     let part = (total + splits - 1) / splits;
     let from = split * part;
-    let mut last = total - 1;
-    if comptime!(kernel.rotary) {
-        // The newest one is not there yet: this launch writes it.
-        last = max(last, 1) - 1;
-    }
+    // The newest one is not there yet, if this launch is to write it.
+    let held_there = total - comptime!(kernel.rotary as usize);
     let seen = Keys {
-        to: min(from + part, total),
-        last,
+        to: min(from + part, held_there),
+        last: max(held_there, 1) - 1,
         base: (sequence * kv_heads + kv_head) * capacity,
         start: params[6] as usize,
         capacity,
     };
-    let ahead = comptime!(kernel.ahead());
-    let mut k = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
-    let mut v = Array::<Vector<C, Const<4>>>::new(comptime!(2 * kernel.ahead()));
+    let (ahead, vectors) = comptime!((kernel.ahead(), kernel.vectors()));
+    let mut k = Array::<Vector<C, Const<4>>>::new(comptime!(ahead * vectors));
+    let mut v = Array::<Vector<C, Const<4>>>::new(comptime!(ahead * vectors));
     // The first ones are on their way while queries are.
     read::<C>(keys, &mut k, &seen, from + group, offset, kernel);
     read::<C>(values, &mut v, &seen, from + group, offset, kernel);
@@ -289,10 +494,8 @@ fn decode<C: Float>(
     let turn = rotary::turn::<C>(io, params, sequence, offset, kernel);
     let newest = rotary::newest::<C>(io, &turn, sequence * kv_heads + kv_head, offset, kernel);
 
-    // This thread's 8 values of each query row, and which keys the row sees.
-    let mut query = Array::<F4>::new(comptime!(2 * rows));
-    let mut first = Array::<u32>::new(rows);
-    let mut end = Array::<u32>::new(rows);
+    // This thread's values of each query row.
+    let mut query = Array::<F4>::new(comptime!(rows * vectors));
     #[unroll]
     for r in 0..rows {
         let row = min(chunk * rows + r, row_count - 1);
@@ -303,14 +506,17 @@ fn decode<C: Float>(
             head = kv_head * per_kv_head + row % per_kv_head;
         }
         let base = ((sequence * len + position) * heads + head) * comptime!(dim / 4);
-        let factor = F4::new(select(holds, scale, 0.0f32));
         let turned = rotary::turned(q, base, offset, &turn, kernel);
-        query[comptime!(2 * r)] = turned[0] * factor;
-        query[comptime!(2 * r + 1)] = turned[1] * factor;
-        let seen = visible(params, padding, sequence, position);
-        first[r] = seen.0;
-        end[r] = seen.1;
+        #[unroll]
+        for i in 0..vectors {
+            let mut value = turned[i];
+            if comptime!(kernel.has_idle_lanes()) {
+                value *= F4::new(select(holds, 1.0f32, 0.0f32));
+            }
+            query[comptime!(r * vectors + i)] = value;
+        }
     }
+    let mut mine = mine(params, padding, sequence, chunk * rows, row_count - 1, kernel);
 
     let mut shared = SharedMemory::<f32>::new(comptime!(if kernel.reduce.plane().is_some() {
         1
@@ -318,84 +524,91 @@ fn decode<C: Float>(
         rows * kernel.threads() as usize
     }));
     let mut held = join::empty(kernel);
-    // As many steps for every thread: they exchange within the loop.
-    let steps =
-        (part + comptime!(groups * kernel.ahead() - 1)) / comptime!(groups * kernel.ahead());
-    for step in 0..steps {
-        if step > 0 {
-            let at = from + step * comptime!(groups * kernel.ahead()) + group;
-            read::<C>(keys, &mut k, &seen, at, offset, kernel);
-            read::<C>(values, &mut v, &seen, at, offset, kernel);
-        }
-        if comptime!(kernel.rotary) {
+    // One cube of all that have the newest key's turn writes it, and one group begins with it.
+    let has_newest = total > from && total <= from + part && group == 0;
+    if comptime!(kernel.rotary) {
+        let mut scores = Array::<f32>::new(rows);
+        #[unroll]
+        for r in 0..rows {
+            let mut sum = 0.0f32;
             #[unroll]
-            for a in 0..ahead {
-                if from + (step * ahead + a) * groups + group == total - 1 {
-                    #[unroll]
-                    for i in 0..2usize {
-                        k[comptime!(2 * a + i)] = newest.key[i];
-                        v[comptime!(2 * a + i)] = newest.value[i];
-                    }
+            for i in 0..vectors {
+                let key = F4::cast_from(newest.key[i]);
+                sum = add_product(sum, query[comptime!(r * vectors + i)], key);
+            }
+            scores[r] = sum;
+        }
+        begin(&mut held, &mut mine, &mut scores, &newest, &mut shared, params, has_newest, kernel);
+        if has_newest && chunk == 0 && holds {
+            let at = place(&seen, total - 1, kernel) + offset;
+            #[unroll]
+            for i in 0..vectors {
+                let place = at + comptime!(kernel.place_of(i));
+                io.keys[place] = newest.key[i];
+                io.values[place] = newest.value[i];
+            }
+        }
+    }
+    // As many steps for every thread: they exchange within the loop.
+    let stride = comptime!(groups * kernel.ahead());
+    let steps = (max(seen.to, from) - from + comptime!(stride - 1)) / stride;
+    for step in 0..steps {
+        let at = from + step * stride + group;
+        let mut scores = Array::<f32>::new(comptime!(kernel.scores()));
+        #[unroll]
+        for a in 0..ahead {
+            let mut sums = Array::<f32>::new(rows);
+            #[unroll]
+            for r in 0..rows {
+                sums[r] = 0.0f32;
+            }
+            #[unroll]
+            for i in 0..vectors {
+                let key = F4::cast_from(k[comptime!(a * vectors + i)]);
+                #[unroll]
+                for r in 0..rows {
+                    sums[r] = add_product(sums[r], query[comptime!(r * vectors + i)], key);
+                }
+            }
+            #[unroll]
+            for r in 0..rows {
+                scores[comptime!(r * ahead + a)] = sums[r];
+            }
+        }
+        // The next ones are on their way while these are weighed.
+        if step + 1 < steps {
+            read::<C>(keys, &mut k, &seen, at + stride, offset, kernel);
+        }
+        lane_sums(&mut scores, &mut shared, kernel);
+        cap(&mut scores, params, comptime!(kernel.held()));
+        weigh(&mut scores, &mut mine, at, groups, seen.to, kernel);
+        #[unroll]
+        for r in 0..rows {
+            // What is held is scaled once for all keys at hand.
+            let row = comptime!(r * ahead % kernel.held() / ahead);
+            let best = of_holder(mine.best[row], comptime!(r * ahead), kernel);
+            join::scale(&mut held, r, best, kernel);
+        }
+        #[unroll]
+        for a in 0..ahead {
+            let mut weights = Array::<f32>::new(rows);
+            #[unroll]
+            for r in 0..rows {
+                let i = comptime!(r * ahead + a);
+                weights[r] = of_holder(scores[comptime!(i % kernel.held())], i, kernel);
+                held.sum[r] += weights[r];
+            }
+            #[unroll]
+            for i in 0..vectors {
+                let value = F4::cast_from(v[comptime!(a * vectors + i)]);
+                #[unroll]
+                for r in 0..rows {
+                    held.vectors[comptime!(r * vectors + i)] += value * F4::new(weights[r]);
                 }
             }
         }
-        let mut scores = Array::<f32>::new(comptime!(rows * kernel.ahead()));
-        #[unroll]
-        for a in 0..ahead {
-            let k0 = F4::cast_from(k[comptime!(2 * a)]);
-            let k1 = F4::cast_from(k[comptime!(2 * a + 1)]);
-            #[unroll]
-            for r in 0..rows {
-                let p = query[comptime!(2 * r)] * k0 + query[comptime!(2 * r + 1)] * k1;
-                scores[comptime!(r * kernel.ahead() + a)] = p[0] + p[1] + p[2] + p[3];
-            }
-        }
-        lane_sums(&mut scores, &mut shared, kernel);
-        // Together, so that whoever has no cap jumps over all of it.
-        if soft_cap != 0.0f32 {
-            #[unroll]
-            for i in 0..comptime!(rows * kernel.ahead()) {
-                scores[i] = soft_cap * (scores[i] / soft_cap).tanh();
-            }
-        }
-        #[unroll]
-        for r in 0..rows {
-            // The best of the keys at hand, so that what is held is scaled once for all of them.
-            let mut best = held.maximum[r];
-            #[unroll]
-            for a in 0..ahead {
-                let i = comptime!(r * kernel.ahead() + a);
-                let key = from + (step * ahead + a) * groups + group;
-                let sees = key < seen.to && key as u32 >= first[r] && (key as u32) < end[r];
-                scores[i] = select(sees, scores[i], LOWEST);
-                best = max(best, scores[i]);
-            }
-            join::scale(&mut held, r, best);
-            let mut low = held.low[r];
-            let mut high = held.high[r];
-            #[unroll]
-            for a in 0..ahead {
-                let score = scores[comptime!(r * kernel.ahead() + a)];
-                // A hidden key weighs nothing, also where all are hidden and `best` is no score.
-                let weight = select(score > LOWEST, (score - best).exp(), 0.0f32);
-                held.sum[r] += weight;
-                low += F4::cast_from(v[comptime!(2 * a)]) * F4::new(weight);
-                high += F4::cast_from(v[comptime!(2 * a + 1)]) * F4::new(weight);
-            }
-            held.low[r] = low;
-            held.high[r] = high;
-        }
-    }
-
-    if comptime!(kernel.rotary) {
-        // One cube of all that see the newest key writes it.
-        if chunk == 0 && total > from && total <= seen.to && group == 0 && holds {
-            let at = place(&seen, total - 1, kernel) + offset;
-            #[unroll]
-            for i in 0..2usize {
-                io.keys[at + i] = newest.key[i];
-                io.values[at + i] = newest.value[i];
-            }
+        if step + 1 < steps {
+            read::<C>(values, &mut v, &seen, at + stride, offset, kernel);
         }
     }
 

@@ -6,16 +6,19 @@
 
 use cubecl::prelude::*;
 
-use super::{LOWEST, decode::Decode};
+use super::{
+    LOWEST,
+    decode::{self, Decode},
+};
 use crate::common::{F4, share_out};
 
-/// What a thread has found for its rows: 8 values of the unnormalised result, maximum and sum.
+/// What a thread has found for its rows: its values of the unnormalised result, maximum and sum.
 #[derive(CubeType)]
 pub(super) struct Held {
     pub(super) maximum: Array<f32>,
     pub(super) sum: Array<f32>,
-    pub(super) low: Array<F4>,
-    pub(super) high: Array<F4>,
+    /// By row, as many as [`Decode::vectors`] says.
+    pub(super) vectors: Array<F4>,
 }
 
 #[cube]
@@ -23,32 +26,42 @@ pub(super) fn empty(#[comptime] kernel: Decode) -> Held {
     let rows = comptime!(kernel.rows as usize);
     let mut maximum = Array::<f32>::new(rows);
     let mut sum = Array::<f32>::new(rows);
-    let mut low = Array::<F4>::new(rows);
-    let mut high = Array::<F4>::new(rows);
+    let mut vectors = Array::<F4>::new(comptime!(rows * kernel.vectors()));
     #[unroll]
     for r in 0..rows {
         maximum[r] = LOWEST;
         sum[r] = 0.0f32;
-        low[r] = F4::new(0.0f32);
-        high[r] = F4::new(0.0f32);
     }
-    Held { maximum, sum, low, high }
+    #[unroll]
+    for i in 0..comptime!(rows * kernel.vectors()) {
+        vectors[i] = F4::new(0.0f32);
+    }
+    Held { maximum, sum, vectors }
 }
 
 /// Takes `best` for the maximum of a row.
 #[cube]
-pub(super) fn scale(held: &mut Held, #[comptime] row: usize, best: f32) {
+pub(super) fn scale(
+    held: &mut Held,
+    #[comptime] row: usize,
+    best: f32,
+    #[comptime] kernel: Decode,
+) {
     let keep = (held.maximum[row] - best).exp();
     held.maximum[row] = best;
     held.sum[row] *= keep;
-    held.low[row] *= F4::new(keep);
-    held.high[row] *= F4::new(keep);
+    #[unroll]
+    for i in 0..comptime!(kernel.vectors()) {
+        held.vectors[comptime!(row * kernel.vectors() + i)] *= F4::new(keep);
+    }
 }
 
-/// Values of a row that threads exchange: its sum, and 8.
-const EACH: usize = 9;
-
 impl Decode {
+    /// Values of a row that threads exchange: its sum, and those of its vectors.
+    const fn each(self) -> usize {
+        1 + 4 * self.vectors()
+    }
+
     /// Groups of a plane; one, where threads exchange through shared memory.
     const fn groups_in_step(self) -> u32 {
         match self.reduce.plane() {
@@ -96,7 +109,8 @@ pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
     let rows = comptime!(kernel.rows as usize);
     let groups = comptime!(kernel.groups_in_step());
     if comptime!(groups > 1) {
-        let mut values = Array::<f32>::new(comptime!(kernel.rows as usize * EACH));
+        let (each, vectors) = comptime!((kernel.each(), kernel.vectors()));
+        let mut values = Array::<f32>::new(comptime!(kernel.rows as usize * kernel.each()));
         #[unroll]
         for r in 0..rows {
             let mut best = held.maximum[r];
@@ -104,32 +118,32 @@ pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
             for bit in 0..comptime!(groups.ilog2()) {
                 best = max(best, plane_shuffle_xor(best, comptime!(kernel.lanes() << bit)));
             }
-            scale(held, r, best);
-            values[comptime!(r * EACH)] = held.sum[r];
+            scale(held, r, best, kernel);
+            values[comptime!(r * each)] = held.sum[r];
             #[unroll]
-            for i in 0..4usize {
-                values[comptime!(r * EACH + 1 + i)] = held.low[r][i];
-                values[comptime!(r * EACH + 5 + i)] = held.high[r][i];
+            for i in 0..comptime!(4 * vectors) {
+                values[comptime!(r * each + 1 + i)] =
+                    held.vectors[comptime!(r * vectors + i / 4)][comptime!(i % 4)];
             }
         }
         #[unroll]
         for step in 0..comptime!(groups.ilog2()) {
             let left = comptime!(if rows >> step == 0 { 1 } else { rows >> step });
             let mask = comptime!((kernel.lanes() * groups) >> (step + 1));
-            share_out(&mut values, left, EACH, mask);
+            share_out(&mut values, left, each, mask);
         }
         #[unroll]
         for r in 0..comptime!(kernel.rows_left() as usize) {
-            held.sum[r] = values[comptime!(r * EACH)];
-            let mut low = F4::new(0.0f32);
-            let mut high = F4::new(0.0f32);
+            held.sum[r] = values[comptime!(r * each)];
             #[unroll]
-            for i in 0..4usize {
-                low[i] = values[comptime!(r * EACH + 1 + i)];
-                high[i] = values[comptime!(r * EACH + 5 + i)];
+            for v in 0..vectors {
+                let mut vector = F4::new(0.0f32);
+                #[unroll]
+                for i in 0..4usize {
+                    vector[i] = values[comptime!(r * each + 1 + 4 * v + i)];
+                }
+                held.vectors[comptime!(r * vectors + v)] = vector;
             }
-            held.low[r] = low;
-            held.high[r] = high;
         }
     }
 }
@@ -182,9 +196,13 @@ pub(super) fn join(
         let row = group * comptime!(kernel.rows as usize) / in_step + i;
         if leaves && row >= comptime!(turn * at_once) && row < comptime!((turn + 1) * at_once) {
             let at = party * at_once + row % at_once;
-            if lane * 8 < comptime!(kernel.dim as usize) {
-                meeting.vectors[at * vectors_of_row + lane * 2] = held.low[i];
-                meeting.vectors[at * vectors_of_row + lane * 2 + 1] = held.high[i];
+            if decode::holds(lane, kernel) {
+                let first = at * vectors_of_row + lane * 2;
+                #[unroll]
+                for v in 0..comptime!(kernel.vectors()) {
+                    meeting.vectors[first + comptime!(kernel.place_of(v))] =
+                        held.vectors[comptime!(i * kernel.vectors() + v)];
+                }
             }
             if lane == 0 {
                 meeting.sums[at] = held.sum[i];

@@ -23,11 +23,11 @@ pub(super) struct Rotary<C: Float> {
     pub(super) values: Array<Vector<C, Const<4>>>,
 }
 
-/// How a thread turns its 8 values: none of it, where nothing is turned.
+/// How a thread turns its values: none of it, where nothing is turned.
 #[derive(CubeType)]
 pub(super) struct Turn {
     cos: Array<F4>,
-    /// Negative in the first half of a head.
+    /// Negative where a thread's values are those of the first half of a head, and of that half only.
     sin: Array<F4>,
     /// The vector of the other half that is turned with the thread's first one.
     other: usize,
@@ -46,10 +46,13 @@ pub(super) fn turn<C: Float>(
     let mut other = offset;
     if comptime!(kernel.rotary) {
         let half = comptime!(kernel.dim as usize / 8);
-        let is_first = offset < half;
-        other = select(is_first, offset + half, offset - half);
+        let mut sign = F4::new(1.0f32);
+        if comptime!(kernel.chunks() == 1) {
+            let is_first = offset < half;
+            other = select(is_first, offset + half, offset - half);
+            sign = F4::new(select(is_first, -1.0f32, 1.0f32));
+        }
         let angles = select(params[13] != 0, sequence * half, 0) + min(offset, other);
-        let sign = F4::new(select(is_first, -1.0f32, 1.0f32));
         #[unroll]
         for i in 0..2usize {
             cos[i] = io.cos[angles + i];
@@ -59,7 +62,7 @@ pub(super) fn turn<C: Float>(
     Turn { cos, sin, other }
 }
 
-/// The 8 values of a thread of the head that begins at vector `base`, turned if that is to be done here.
+/// The values of a thread of the head that begins at vector `base`, turned if that is to be done here.
 #[cube]
 pub(super) fn turned(
     from: &Array<F4>,
@@ -68,20 +71,31 @@ pub(super) fn turned(
     turn: &Turn,
     #[comptime] kernel: Decode,
 ) -> Array<F4> {
-    let mut values = Array::<F4>::new(2usize);
+    let vectors = comptime!(kernel.vectors());
+    let mut values = Array::<F4>::new(vectors);
     #[unroll]
-    for i in 0..2usize {
-        let value = from[base + offset + i];
-        if comptime!(kernel.rotary) {
-            values[i] = value * turn.cos[i] + from[base + turn.other + i] * turn.sin[i];
-        } else {
-            values[i] = value;
+    for i in 0..vectors {
+        values[i] = from[base + offset + comptime!(kernel.place_of(i))];
+    }
+    if comptime!(kernel.rotary) {
+        #[unroll]
+        for i in 0..2usize {
+            let value = values[i];
+            if comptime!(kernel.chunks() == 1) {
+                let other = from[base + turn.other + i];
+                values[i] = value * turn.cos[i] + other * turn.sin[i];
+            } else {
+                // A thread has both halves.
+                let other = values[comptime!(i + 2)];
+                values[i] = value * turn.cos[i] - other * turn.sin[i];
+                values[comptime!(i + 2)] = other * turn.cos[i] + value * turn.sin[i];
+            }
         }
     }
     values
 }
 
-/// A thread's 8 values of the newest key and value, as the cache holds them.
+/// A thread's values of the newest key and value, as the cache holds them.
 #[derive(CubeType)]
 pub(super) struct Newest<C: Float> {
     pub(super) key: Array<Vector<C, Const<4>>>,
@@ -96,15 +110,16 @@ pub(super) fn newest<C: Float>(
     offset: usize,
     #[comptime] kernel: Decode,
 ) -> Newest<C> {
-    let mut key = Array::<Vector<C, Const<4>>>::new(2usize);
-    let mut value = Array::<Vector<C, Const<4>>>::new(2usize);
+    let vectors = comptime!(kernel.vectors());
+    let mut key = Array::<Vector<C, Const<4>>>::new(vectors);
+    let mut value = Array::<Vector<C, Const<4>>>::new(vectors);
     if comptime!(kernel.rotary) {
         let base = head * comptime!(kernel.dim as usize / 4);
         let turned = turned(&io.k, base, offset, turn, kernel);
         #[unroll]
-        for i in 0..2usize {
+        for i in 0..vectors {
             key[i] = Vector::cast_from(turned[i]);
-            value[i] = Vector::cast_from(io.v[base + offset + i]);
+            value[i] = Vector::cast_from(io.v[base + offset + comptime!(kernel.place_of(i))]);
         }
     }
     Newest::<C> { key, value }
