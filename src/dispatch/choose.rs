@@ -17,11 +17,8 @@ use super::{
 const BUSY_CUBES: u32 = 512;
 /// The same for attention over the cache, whose every cube also leaves a part to be merged.
 const BUSY_DECODING: u32 = 256;
-/// Cubes of attention over the cache that leave most processors idle: more of them, with fewer rows each,
-/// are faster.
-const FEW_DECODING: u32 = 64;
 /// Keys that a cube should have at least.
-const LEAST_KEYS: u32 = 64;
+const LEAST_KEYS: u32 = 128;
 /// Rows of a matrix that make too few cubes.
 const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
@@ -58,8 +55,9 @@ pub fn decode(
 ) -> Option<attention::Decode> {
     let rows = params.rows_per_kv_head().next_power_of_two().min(8);
     let mut kernel = attention::Decode { dim, f16, rows, reduce: reduce(kernels, 64), rotary };
-    // Rows of their own read the keys again, but those are few then.
-    while kernel.rows > 1 && kernel.cubes(params) < FEW_DECODING {
+    // While processors are idle, more cubes with fewer rows each take less time: their code is shorter. They
+    // read the same keys, but those are few then.
+    while kernel.rows > 1 && kernel.cubes(params) < BUSY_DECODING {
         kernel.rows /= 2;
     }
     kernel.is_made().then_some(kernel)
