@@ -14,19 +14,16 @@ use cubecl::prelude::*;
 use half::f16;
 
 use super::{
-    LOWEST, join,
+    join,
+    keys::{Keys, place, read},
+    layout::holds,
     rotary::{self, Rotary},
-    visible,
+    scores::{Mine, add_product, cap, lane_sums, mine, of_holder, weigh},
 };
 use crate::{
     Needs, Reduce,
     common::{Builder, F4, share_out},
 };
-
-/// Threads in a cube, with plane exchange.
-const THREADS: u32 = 128;
-/// Keys that a thread reads before it uses them.
-const AHEAD: usize = 4;
 
 /// The kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,77 +49,6 @@ impl Decode {
         let fits = self.dim.is_multiple_of(if self.rotary { 16 } else { 8 });
         let counts = self.dim <= 64 || (self.f16 && self.reduce.plane().is_some());
         fits && 8 <= self.dim && self.dim <= 256 && (counts || !self.rotary)
-    }
-
-    /// Pieces of 8 values that a thread has of a key: two, with which there are fewer sums and weights to
-    /// exchange for each value, where there are registers for them. They are half a head apart.
-    pub(super) const fn chunks(self) -> usize {
-        let fits = self.dim.is_multiple_of(16) && self.dim > 16 && self.rows <= 4;
-        if fits && self.reduce.plane().is_some() { 2 } else { 1 }
-    }
-
-    /// Vectors of four values that a thread has of a key.
-    pub(super) const fn vectors(self) -> usize {
-        2 * self.chunks()
-    }
-
-    /// Where a thread's vector `i` lies behind its first one.
-    pub(super) const fn place_of(self, i: usize) -> usize {
-        i % 2 + i / 2 * (self.dim as usize / 8)
-    }
-
-    /// Threads that share a key.
-    pub(super) const fn lanes(self) -> u32 {
-        (self.dim / (8 * self.chunks() as u32)).next_power_of_two()
-    }
-
-    /// Whether some of them have no piece of it.
-    const fn has_idle_lanes(self) -> bool {
-        self.lanes() * 8 * self.chunks() as u32 != self.dim
-    }
-
-    /// Through shared memory every key that is read ahead takes room.
-    const fn ahead(self) -> usize {
-        if self.reduce.plane().is_some() { AHEAD } else { 1 }
-    }
-
-    /// Scores of a step: for each row those of the keys that are read ahead.
-    const fn scores(self) -> usize {
-        self.rows as usize * self.ahead()
-    }
-
-    /// Scores that a thread still adds up after so many exchanges of halves.
-    const fn left(self, steps: u32) -> usize {
-        let left = self.scores() >> steps;
-        if left == 0 { 1 } else { left }
-    }
-
-    /// Scores of which a thread makes weights.
-    const fn held(self) -> usize {
-        if self.reduce.plane().is_some() { self.left(self.lanes().ilog2()) } else { self.scores() }
-    }
-
-    /// Neighbouring threads that have the same scores.
-    const fn alike(self) -> usize {
-        self.lanes() as usize * self.held() / self.scores()
-    }
-
-    /// The thread that has the score `i`, of those that share a key. (Without planes everyone has all.)
-    const fn holder(self, i: usize) -> u32 {
-        (i / self.held() * self.alike()) as u32
-    }
-
-    /// Rows whose scores a thread has.
-    const fn rows_held(self) -> usize {
-        self.held().div_ceil(self.ahead())
-    }
-
-    pub(super) const fn threads(self) -> u32 {
-        match self.reduce {
-            Reduce::Plane(_) => THREADS,
-            Reduce::Planes(n, count) => n * count,
-            Reduce::Shared(threads) => threads,
-        }
     }
 
     /// Cubes of one launch.
@@ -182,171 +108,6 @@ impl Decode {
     }
 }
 
-/// Whether a thread has a piece of each key.
-#[cube]
-pub(super) fn holds(lane: usize, #[comptime] kernel: Decode) -> bool {
-    lane < comptime!(kernel.dim as usize / (8 * kernel.chunks()))
-}
-
-/// Sums each of `values` (rows by keys ahead) over the threads that share a key. Its first ones are then
-/// those that the thread holds: see [`Decode::holder`].
-#[cube]
-fn lane_sums(values: &mut Array<f32>, shared: &mut SharedMemory<f32>, #[comptime] kernel: Decode) {
-    let lanes = comptime!(kernel.lanes());
-    if comptime!(kernel.reduce.plane().is_some()) {
-        // Halves change places: a thread goes on with half of the values, so that all of them take about
-        // as many exchanges as there are, not as many for each step.
-        #[unroll]
-        for step in 0..comptime!(lanes.ilog2()) {
-            let (left, mask) = comptime!((kernel.left(step), lanes >> (step + 1)));
-            share_out(values, left, 1usize, mask);
-        }
-    } else {
-        let threads = comptime!(kernel.threads() as usize);
-        let thread = UNIT_POS_X as usize;
-        let first = (UNIT_POS_X / lanes * lanes) as usize;
-        sync_cube();
-        #[unroll]
-        for r in 0..comptime!(kernel.scores()) {
-            shared[comptime!(r * threads) + thread] = values[r];
-        }
-        sync_cube();
-        #[unroll]
-        for r in 0..comptime!(kernel.scores()) {
-            let mut sum = 0.0f32;
-            for lane in 0..comptime!(lanes as usize) {
-                sum += shared[comptime!(r * threads) + first + lane];
-            }
-            values[r] = sum;
-        }
-    }
-}
-
-/// Adds the products of four values, one after the other: as many instructions as there are.
-#[cube]
-fn add_product(sum: f32, a: F4, b: F4) -> f32 {
-    let mut sum = sum;
-    #[unroll]
-    for i in 0..4usize {
-        sum += a[i] * b[i];
-    }
-    sum
-}
-
-/// Makes scores of the first `count` products.
-#[cube]
-fn cap(scores: &mut Array<f32>, params: &Array<u32>, #[comptime] count: usize) {
-    let scale = f32::reinterpret(params[8]);
-    let soft_cap = f32::reinterpret(params[9]);
-    #[unroll]
-    for i in 0..count {
-        scores[i] *= scale;
-    }
-    // Together, so that whoever has no cap jumps over all of it.
-    if soft_cap != 0.0f32 {
-        #[unroll]
-        for i in 0..count {
-            scores[i] = soft_cap * (scores[i] / soft_cap).tanh();
-        }
-    }
-}
-
-/// `value` of the thread that has the score `i`, of those that share a key.
-#[cube]
-fn of_holder(value: f32, #[comptime] i: usize, #[comptime] kernel: Decode) -> f32 {
-    match comptime!(kernel.reduce.plane()) {
-        Some(threads) => {
-            let lanes = comptime!(kernel.lanes());
-            let first = UNIT_POS_X % comptime!(threads) / lanes * lanes;
-            plane_shuffle(value, first + comptime!(kernel.holder(i)))
-        }
-        None => value,
-    }
-}
-
-/// The rows of whose scores a thread makes weights, and what it knows of them.
-#[derive(CubeType)]
-struct Mine {
-    /// The first key that a row sees, and the first one after those.
-    first: Array<u32>,
-    end: Array<u32>,
-    /// The best score so far.
-    best: Array<f32>,
-    /// The first one of them, of those of the cube.
-    row: usize,
-    /// Which of the keys ahead its first score is of.
-    ahead: usize,
-}
-
-#[cube]
-fn mine(
-    params: &Array<u32>,
-    padding: &Array<u32>,
-    sequence: usize,
-    first_row: usize,
-    last_row: usize,
-    #[comptime] kernel: Decode,
-) -> Mine {
-    let rows = comptime!(kernel.rows_held());
-    let mut first = Array::<u32>::new(rows);
-    let mut end = Array::<u32>::new(rows);
-    let mut best = Array::<f32>::new(rows);
-    let lane = UNIT_POS_X as usize % comptime!(kernel.lanes() as usize);
-    let mut score = 0usize.runtime();
-    if comptime!(kernel.reduce.plane().is_some()) {
-        score = lane / comptime!(kernel.alike()) * comptime!(kernel.held());
-    }
-    let mine = score / comptime!(kernel.ahead());
-    #[unroll]
-    for r in 0..rows {
-        let row = min(first_row + mine + r, last_row);
-        let mut position = 0usize.runtime();
-        if comptime!(!kernel.rotary) {
-            position = row / (params[2] as usize / params[3] as usize);
-        }
-        let seen = visible(params, padding, sequence, position);
-        first[r] = seen.0;
-        end[r] = seen.1;
-        best[r] = LOWEST;
-    }
-    Mine { first, end, best, row: mine, ahead: score % comptime!(kernel.ahead()) }
-}
-
-/// Makes weights of the scores that a thread holds, of keys from `key` on that are `stride` apart.
-#[cube]
-fn weigh(
-    scores: &mut Array<f32>,
-    mine: &mut Mine,
-    key: usize,
-    stride: usize,
-    to: usize,
-    #[comptime] kernel: Decode,
-) {
-    let (held, ahead) = comptime!((kernel.held(), kernel.ahead()));
-    #[unroll]
-    for i in 0..held {
-        let r = comptime!(i / ahead);
-        let at = key + (mine.ahead + comptime!(i % ahead)) * stride;
-        let sees = at < to && at as u32 >= mine.first[r] && (at as u32) < mine.end[r];
-        scores[i] = select(sees, scores[i], LOWEST);
-        mine.best[r] = max(mine.best[r], scores[i]);
-    }
-    if comptime!(held < ahead) {
-        // The other scores of the row are in the threads beside.
-        #[unroll]
-        for bit in 0..comptime!((ahead / held).ilog2()) {
-            let other = plane_shuffle_xor(mine.best[0], comptime!((kernel.alike() as u32) << bit));
-            mine.best[0] = max(mine.best[0], other);
-        }
-    }
-    #[unroll]
-    for i in 0..held {
-        // A hidden key weighs nothing, also where all are hidden and the best is no score.
-        let weight = (scores[i] - mine.best[comptime!(i / ahead)]).exp();
-        scores[i] = select(scores[i] > LOWEST, weight, 0.0f32);
-    }
-}
-
 /// The group of the newest key begins with it, for it is in no cache yet: `scores` are its products.
 #[cube]
 fn begin<C: Float>(
@@ -384,50 +145,6 @@ fn begin<C: Float>(
             for h in 0..comptime!(kernel.rows_held()) {
                 mine.best[h] = select(mine.row + h == r, scores[r], mine.best[h]);
             }
-        }
-    }
-}
-
-/// The keys that a cube goes through, and where they lie.
-#[derive(CubeType)]
-pub(super) struct Keys {
-    /// Behind the last one of the cube.
-    to: usize,
-    /// The last one that is in the cache.
-    last: usize,
-    /// The first place of the head's part of the cache, and that of the oldest key within it.
-    base: usize,
-    start: usize,
-    capacity: usize,
-}
-
-/// The first vector of a key, or value, in the cache.
-#[cube]
-pub(super) fn place(keys: &Keys, key: usize, #[comptime] kernel: Decode) -> usize {
-    // There are no more keys than places.
-    let at = keys.start + key;
-    let slot = at - select(at >= keys.capacity, keys.capacity, 0);
-    (keys.base + slot) * comptime!(kernel.dim as usize / 4)
-}
-
-/// Reads the keys and values of a step. Keys behind the end are read as the last one is, and not used.
-#[cube]
-fn read<C: Float>(
-    from: &Array<Vector<C, Const<4>>>,
-    held: &mut Array<Vector<C, Const<4>>>,
-    keys: &Keys,
-    first: usize,
-    offset: usize,
-    #[comptime] kernel: Decode,
-) {
-    let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
-    let vectors = comptime!(kernel.vectors());
-    #[unroll]
-    for a in 0..comptime!(kernel.ahead()) {
-        let at = place(keys, min(first + a * groups, keys.last), kernel) + offset;
-        #[unroll]
-        for i in 0..vectors {
-            held[comptime!(a * vectors + i)] = from[at + comptime!(kernel.place_of(i))];
         }
     }
 }

@@ -6,10 +6,7 @@
 
 use cubecl::prelude::*;
 
-use super::{
-    LOWEST,
-    decode::{self, Decode},
-};
+use super::{LOWEST, decode::Decode, layout::holds};
 use crate::common::{F4, share_out};
 
 /// What a thread has found for its rows: its values of the unnormalised result, maximum and sum.
@@ -196,7 +193,7 @@ pub(super) fn join(
         let row = group * comptime!(kernel.rows as usize) / in_step + i;
         if leaves && row >= comptime!(turn * at_once) && row < comptime!((turn + 1) * at_once) {
             let at = party * at_once + row % at_once;
-            if decode::holds(lane, kernel) {
+            if holds(lane, kernel) {
                 let first = at * vectors_of_row + lane * 2;
                 #[unroll]
                 for v in 0..comptime!(kernel.vectors()) {

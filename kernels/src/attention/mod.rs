@@ -11,8 +11,11 @@
 mod decode;
 mod flash;
 mod join;
+mod keys;
+mod layout;
 mod merge;
 mod rotary;
+mod scores;
 
 use cubecl::prelude::*;
 

@@ -1,0 +1,49 @@
+//! Where the keys and values of a cube lie in the cache, which is a ring.
+
+use cubecl::prelude::*;
+
+use super::decode::Decode;
+
+/// The keys that a cube goes through, and where they lie.
+#[derive(CubeType)]
+pub(super) struct Keys {
+    /// Behind the last one of the cube.
+    pub(super) to: usize,
+    /// The last one that is in the cache.
+    pub(super) last: usize,
+    /// The first place of the head's part of the cache, and that of the oldest key within it.
+    pub(super) base: usize,
+    pub(super) start: usize,
+    pub(super) capacity: usize,
+}
+
+/// The first vector of a key, or value, in the cache.
+#[cube]
+pub(super) fn place(keys: &Keys, key: usize, #[comptime] kernel: Decode) -> usize {
+    // There are no more keys than places.
+    let at = keys.start + key;
+    let slot = at - select(at >= keys.capacity, keys.capacity, 0);
+    (keys.base + slot) * comptime!(kernel.dim as usize / 4)
+}
+
+/// Reads the keys and values of a step. Keys behind the end are read as the last one is, and not used.
+#[cube]
+pub(super) fn read<C: Float>(
+    from: &Array<Vector<C, Const<4>>>,
+    held: &mut Array<Vector<C, Const<4>>>,
+    keys: &Keys,
+    first: usize,
+    offset: usize,
+    #[comptime] kernel: Decode,
+) {
+    let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
+    let vectors = comptime!(kernel.vectors());
+    #[unroll]
+    for a in 0..comptime!(kernel.ahead()) {
+        let at = place(keys, min(first + a * groups, keys.last), kernel) + offset;
+        #[unroll]
+        for i in 0..vectors {
+            held[comptime!(a * vectors + i)] = from[at + comptime!(kernel.place_of(i))];
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Which thread of a cube has what of keys, queries and scores.
+//!
+//! Neighbouring threads share a key ([`Decode::lanes`]), the same pieces of each. When its products are
+//! added up in a plane, halves change places, so that each of them is left with some of the sums only
+//! ([`Decode::holder`]).
+
+use cubecl::prelude::*;
+
+use super::decode::Decode;
+use crate::Reduce;
+
+/// Threads in a cube, with plane exchange.
+const THREADS: u32 = 128;
+/// Keys that a thread reads before it uses them.
+const AHEAD: usize = 4;
+
+impl Decode {
+    /// Pieces of 8 values that a thread has of a key: two, with which there are fewer sums and weights to
+    /// exchange for each value, where there are registers for them. They are half a head apart.
+    pub(super) const fn chunks(self) -> usize {
+        let fits = self.dim.is_multiple_of(16) && self.dim > 16 && self.rows <= 4;
+        if fits && self.reduce.plane().is_some() { 2 } else { 1 }
+    }
+
+    /// Vectors of four values that a thread has of a key.
+    pub(super) const fn vectors(self) -> usize {
+        2 * self.chunks()
+    }
+
+    /// Where a thread's vector `i` lies behind its first one.
+    pub(super) const fn place_of(self, i: usize) -> usize {
+        i % 2 + i / 2 * (self.dim as usize / 8)
+    }
+
+    /// Threads that share a key.
+    pub(super) const fn lanes(self) -> u32 {
+        (self.dim / (8 * self.chunks() as u32)).next_power_of_two()
+    }
+
+    /// Whether some of them have no piece of it.
+    pub(super) const fn has_idle_lanes(self) -> bool {
+        self.lanes() * 8 * self.chunks() as u32 != self.dim
+    }
+
+    /// Through shared memory every key that is read ahead takes room.
+    pub(super) const fn ahead(self) -> usize {
+        if self.reduce.plane().is_some() { AHEAD } else { 1 }
+    }
+
+    /// Scores of a step: for each row those of the keys that are read ahead.
+    pub(super) const fn scores(self) -> usize {
+        self.rows as usize * self.ahead()
+    }
+
+    /// Scores that a thread still adds up after so many exchanges of halves.
+    pub(super) const fn left(self, steps: u32) -> usize {
+        let left = self.scores() >> steps;
+        if left == 0 { 1 } else { left }
+    }
+
+    /// Scores of which a thread makes weights.
+    pub(super) const fn held(self) -> usize {
+        if self.reduce.plane().is_some() { self.left(self.lanes().ilog2()) } else { self.scores() }
+    }
+
+    /// Neighbouring threads that have the same scores.
+    pub(super) const fn alike(self) -> usize {
+        self.lanes() as usize * self.held() / self.scores()
+    }
+
+    /// The thread that has the score `i`, of those that share a key. (Without planes everyone has all.)
+    pub(super) const fn holder(self, i: usize) -> u32 {
+        (i / self.held() * self.alike()) as u32
+    }
+
+    /// Rows whose scores a thread has.
+    pub(super) const fn rows_held(self) -> usize {
+        self.held().div_ceil(self.ahead())
+    }
+
+    pub(super) const fn threads(self) -> u32 {
+        match self.reduce {
+            Reduce::Plane(_) => THREADS,
+            Reduce::Planes(n, count) => n * count,
+            Reduce::Shared(threads) => threads,
+        }
+    }
+}
+
+/// Whether a thread has a piece of each key.
+#[cube]
+pub(super) fn holds(lane: usize, #[comptime] kernel: Decode) -> bool {
+    lane < comptime!(kernel.dim as usize / (8 * kernel.chunks()))
+}
