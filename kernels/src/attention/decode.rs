@@ -18,7 +18,7 @@ use super::{
     keys::{Keys, place, read},
     layout::holds,
     rotary::{self, Rotary},
-    scores::{Mine, add_product, cap, lane_sums, mine, of_holder, weigh},
+    scores::{Mine, add_product, cap, lane_sums, mine, of_holder, position_of, weigh},
 };
 use crate::{
     Needs, Reduce,
@@ -163,7 +163,7 @@ fn decode<C: Float>(
 ) {
     let rows = comptime!(kernel.rows as usize);
     let lanes = comptime!(kernel.lanes() as usize);
-    let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
+    let groups = comptime!(kernel.groups());
     let dim = comptime!(kernel.dim as usize);
 
     let len = params[1] as usize;
@@ -216,10 +216,9 @@ fn decode<C: Float>(
     #[unroll]
     for r in 0..rows {
         let row = min(chunk * rows + r, row_count - 1);
-        let mut position = 0usize.runtime();
+        let position = position_of(row, per_kv_head, kernel);
         let mut head = kv_head * per_kv_head + row;
         if comptime!(!kernel.rotary) {
-            position = row / per_kv_head;
             head = kv_head * per_kv_head + row % per_kv_head;
         }
         let base = ((sequence * len + position) * heads + head) * comptime!(dim / 4);
@@ -233,7 +232,8 @@ fn decode<C: Float>(
             query[comptime!(r * vectors + i)] = value;
         }
     }
-    let mut mine = mine(params, padding, sequence, chunk * rows, row_count - 1, kernel);
+    let mut mine =
+        mine(params, padding, sequence, per_kv_head, chunk * rows, row_count - 1, kernel);
 
     let mut shared = SharedMemory::<f32>::new(comptime!(if kernel.reduce.plane().is_some() {
         1
@@ -241,9 +241,9 @@ fn decode<C: Float>(
         rows * kernel.threads() as usize
     }));
     let mut held = join::empty(kernel);
-    // One cube of all that have the newest key's turn writes it, and one group begins with it.
-    let has_newest = total > from && total <= from + part && group == 0;
     if comptime!(kernel.rotary) {
+        // One cube of all that have the newest key's turn writes it, and one group begins with it.
+        let has_newest = total > from && total <= from + part && group == 0;
         let mut scores = Array::<f32>::new(rows);
         #[unroll]
         for r in 0..rows {

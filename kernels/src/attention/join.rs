@@ -69,7 +69,7 @@ impl Decode {
 
     /// Results that meet in shared memory.
     const fn meeting(self) -> u32 {
-        self.threads() / self.lanes() / self.groups_in_step()
+        self.groups() as u32 / self.groups_in_step()
     }
 
     /// Rows that a group is left with after exchanging.

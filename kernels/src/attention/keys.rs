@@ -36,8 +36,7 @@ pub(super) fn read<C: Float>(
     offset: usize,
     #[comptime] kernel: Decode,
 ) {
-    let groups = comptime!((kernel.threads() / kernel.lanes()) as usize);
-    let vectors = comptime!(kernel.vectors());
+    let (groups, vectors) = comptime!((kernel.groups(), kernel.vectors()));
     #[unroll]
     for a in 0..comptime!(kernel.ahead()) {
         let at = place(keys, min(first + a * groups, keys.last), kernel) + offset;

@@ -37,6 +37,11 @@ impl Decode {
         (self.dim / (8 * self.chunks() as u32)).next_power_of_two()
     }
 
+    /// Groups of so many threads in a cube: each has keys of its own.
+    pub(super) const fn groups(self) -> usize {
+        (self.threads() / self.lanes()) as usize
+    }
+
     /// Whether some of them have no piece of it.
     pub(super) const fn has_idle_lanes(self) -> bool {
         self.lanes() * 8 * self.chunks() as u32 != self.dim

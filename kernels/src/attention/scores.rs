@@ -99,11 +99,23 @@ pub(super) struct Mine {
     ahead: usize,
 }
 
+/// The position of a row of a key/value head, which has `per_kv_head` of each.
+#[cube]
+pub(super) fn position_of(row: usize, per_kv_head: usize, #[comptime] kernel: Decode) -> usize {
+    // Where queries are turned there is one position.
+    let mut position = 0usize.runtime();
+    if comptime!(!kernel.rotary) {
+        position = row / per_kv_head;
+    }
+    position
+}
+
 #[cube]
 pub(super) fn mine(
     params: &Array<u32>,
     padding: &Array<u32>,
     sequence: usize,
+    per_kv_head: usize,
     first_row: usize,
     last_row: usize,
     #[comptime] kernel: Decode,
@@ -121,10 +133,7 @@ pub(super) fn mine(
     #[unroll]
     for r in 0..rows {
         let row = min(first_row + mine + r, last_row);
-        let mut position = 0usize.runtime();
-        if comptime!(!kernel.rotary) {
-            position = row / (params[2] as usize / params[3] as usize);
-        }
+        let position = position_of(row, per_kv_head, kernel);
         let seen = visible(params, padding, sequence, position);
         first[r] = seen.0;
         end[r] = seen.1;
