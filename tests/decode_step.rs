@@ -130,6 +130,23 @@ fn a_decode_step_runs_pregenerated_kernels() {
         assert_eq!(submitted, 1, "submissions of a step that was listed ahead");
         drop(logits);
 
+        // So does one whose token the device has chosen. It chooses again, and that is read by the same
+        // submission; another one has what the step uploads (its position).
+        let logits = model.forward(&batch, Some(&mut cache), LogitRows::Last).expect("forward");
+        let logits = logits.reshape([1, model.config().vocabulary]);
+        let chosen = Wgpu::likeliest(&logits).expect("a kernel");
+        let chosen = model.choose_next(&chosen, &mut cache, Deltas::NONE).expect("goes on");
+        kernels.sync();
+        recorder.take(&kernels).expect("the log");
+        let before = submissions(&device).expect("a queue");
+        let next = model.choose_next(&chosen, &mut cache, Deltas::NONE).expect("goes on");
+        Wgpu::read_chosen(&next, || ()).expect("read");
+        let submitted = submissions(&device).expect("a queue") - before - 1;
+        let followed = names(&recorder.take(&kernels).expect("the log"));
+        let (choice, others) = followed.split_last().expect("launches");
+        assert_eq!((choice.as_str(), others), ("largest", &names(&launches)[..]));
+        assert_eq!(submitted, 2, "submissions of a step whose token the device chose");
+
         // With an adapter there are as many: its products are a part of the base's.
         let model: Arc<dyn CausalLm<Wgpu>> = model.into();
         let registry = AdapterRegistry::new(model.slots());

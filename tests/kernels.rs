@@ -12,9 +12,18 @@ fn every_kernel(kernels: &Kernels, name: &str) {
     let report = Report::of(kernels, &metal_candle_kernels::table(), |_| ());
     println!("{name}: plane {:?}, f16 {}\n{report}", kernels.plane(), kernels.f16());
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
-    for family in
-        ["attention", "copy", "dequantise", "matmul", "matvec", "norm", "rope", "rows", "swiglu"]
-    {
+    for family in [
+        "attention",
+        "copy",
+        "dequantise",
+        "largest",
+        "matmul",
+        "matvec",
+        "norm",
+        "rope",
+        "rows",
+        "swiglu",
+    ] {
         assert!(
             report.families.get(family).is_some_and(|f| f.cases > 0),
             "no case of {family} ran"

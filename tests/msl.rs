@@ -188,6 +188,7 @@ fn removed_barriers_and_shifted_indices_are_caught() {
         "attention_merge_d64",
         "copy_1",
         "dequantise_q4_0_f32",
+        "largest",
         "matmul_q4_0_plain_t64",
         "matmul_q4_k_units8_f32_t64",
         "matvec_f32_b1_g4r2_shared16",

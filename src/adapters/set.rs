@@ -9,7 +9,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::AdapterError;
 use crate::{
-    backend::Backend,
+    backend::{Backend, Chosen},
     models::{Cache, CausalLm, DecoderConfig, ModelError, Pass, TokenBatch},
     nn::{Choice, DeltaSet, Deltas, Slots},
 };
@@ -186,5 +186,14 @@ impl<B: Backend> CausalLm<B> for Adapted<B> {
 
     fn look_ahead(&self, cache: &mut Cache<B>, deltas: Deltas<'_, B>) {
         self.model.look_ahead(cache, self.or_these(deltas));
+    }
+
+    fn choose_next(
+        &self,
+        tokens: &Chosen<B>,
+        cache: &mut Cache<B>,
+        deltas: Deltas<'_, B>,
+    ) -> Option<Chosen<B>> {
+        self.model.choose_next(tokens, cache, self.or_these(deltas))
     }
 }

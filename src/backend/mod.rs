@@ -26,6 +26,7 @@ mod ahead;
 mod attention;
 mod autodiff;
 mod candle;
+mod chosen;
 pub mod cpu;
 pub mod cube;
 #[cfg(feature = "cuda")]
@@ -43,6 +44,7 @@ pub use attention::{AttentionOptions, NOTHING_VISIBLE};
 pub use autodiff::AutodiffKvCache;
 pub use burn_autodiff::Autodiff;
 pub use candle::Candle;
+pub use chosen::Chosen;
 pub use cpu::Cpu;
 pub use cube::Cube;
 #[cfg(feature = "cuda")]
@@ -252,6 +254,39 @@ pub trait Backend: burn::tensor::backend::Backend {
     /// nothing can be listed for later; `work` may have run by then.
     fn ahead<T>(_device: &Self::Device, _work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
         None
+    }
+
+    /// The token with the largest logit in each row of `[rows, vocabulary]` (of equal ones the lowest; NaN
+    /// is larger than all numbers), left on the device so that it can go on with it. `None` where the host
+    /// chooses as well.
+    fn likeliest(_logits: &Tensor<Self, 2>) -> Option<Chosen<Self>> {
+        None
+    }
+
+    /// As [`gather`](Self::gather), of a step whose tokens the device has chosen and the host need not know
+    /// yet: `work` computes with any ids, and what it gives holds its values for the true ones. `None`
+    /// where a device cannot go on by itself, or when `work` gives nothing; `work` may have run by then, but
+    /// nothing of it was launched.
+    fn follow<T>(
+        _device: &Self::Device,
+        _tokens: &Chosen<Self>,
+        _work: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        None
+    }
+
+    /// Each token that was chosen, and its logit; `meanwhile` runs while the device chooses.
+    ///
+    /// # Errors
+    /// The device's words.
+    fn read_chosen(
+        tokens: &Chosen<Self>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<(u32, f32)>, String> {
+        meanwhile();
+        let data = tokens.words().try_into_data().map_err(|error| error.to_string())?;
+        let words: Vec<u32> = data.iter::<i64>().map(|word| word as u32).collect();
+        Ok(Chosen::<Self>::pairs(&words))
     }
 
     /// The values of a tensor, row by row, on the host.

@@ -181,7 +181,7 @@ pub struct LogitsArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Check this family of kernels only: attention, copy, dequantise, matvec, norm, rope, rows or swiglu.
+    /// Check this family of kernels only: attention, copy, dequantise, largest, matmul, matvec, norm, rope, rows or swiglu.
     #[arg(long)]
     pub family: Option<String>,
     #[arg(long, value_enum, default_value_t = Format::Text)]

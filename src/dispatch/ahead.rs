@@ -1,6 +1,7 @@
 //! Lists that are encoded before it is known which tokens they are for, while the device is busy with
 //! the step before. When the tokens are known, all that is left is to write them to a buffer and to
-//! submit what was encoded.
+//! submit what was encoded. Or the device itself chooses the tokens in the step before: then they are
+//! where such a list looks for them, and it is submitted at once.
 //!
 //! Such a list takes buffers of its thread's pool as if it had been run. So whatever else that thread
 //! lists before it is run might lie in the same ones, and it is given up then ([`settle`]). Kernels that
@@ -21,6 +22,7 @@ use super::{
     cells,
     encode::Commands,
     gather::{Gatherer, Listed},
+    read_back::ReadBack,
 };
 
 /// What becomes of a list.
@@ -32,9 +34,13 @@ const GIVEN_UP: u8 = 2;
 pub(super) struct Later {
     thread: ThreadId,
     state: AtomicU8,
-    /// Where the ids will be, and how many.
+    /// Where the ids will be, and how many: once the list has taken them.
     ids: OnceLock<(Handle, usize)>,
+    /// The same, where the device puts them.
+    chosen: Option<(Handle, usize)>,
     recorded: Mutex<Recorded>,
+    /// What is read back behind its launches.
+    copies: Mutex<Vec<(Handle, Arc<ReadBack>)>>,
 }
 
 /// What the server's thread has made of a list so far.
@@ -61,13 +67,15 @@ pub(super) fn settle() {
 }
 
 impl Later {
-    /// For a list that the current thread opens.
-    pub(super) fn new() -> Arc<Self> {
+    /// For a list that the current thread opens, which waits for ids, or takes so many from a buffer.
+    pub(super) fn new(chosen: Option<(Handle, usize)>) -> Arc<Self> {
         Arc::new(Self {
             thread: thread::current().id(),
             state: AtomicU8::new(WAITING),
             ids: OnceLock::new(),
+            chosen,
             recorded: Mutex::default(),
+            copies: Mutex::default(),
         })
     }
 
@@ -76,9 +84,11 @@ impl Later {
         LAST.set(Some(self.clone()));
     }
 
-    /// The buffer of so many ids, which `make` makes at the first time. All of a list are the same ones.
+    /// The buffer of so many ids, which `make` makes at the first time, unless they are in one. All of a
+    /// list are the same ones.
     pub(super) fn ids(&self, count: usize, make: impl FnOnce() -> Handle) -> Option<Handle> {
-        let (handle, known) = self.ids.get_or_init(|| (make(), count));
+        let first = || self.chosen.clone().unwrap_or_else(|| (make(), count));
+        let (handle, known) = self.ids.get_or_init(first);
         (*known == count).then(|| handle.clone())
     }
 
@@ -95,7 +105,19 @@ impl Later {
     pub(super) fn give_up(&self) {
         if self.leave(GIVEN_UP) {
             drop(std::mem::take(&mut *self.recorded()));
+            for (_, copy) in self.take_copies() {
+                copy.end(Err("it was not launched".into()));
+            }
         }
+    }
+
+    /// Has a buffer copied behind its launches.
+    pub(super) fn copy(&self, from: Handle, to: Arc<ReadBack>) {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).push((from, to));
+    }
+
+    pub(super) fn take_copies(&self) -> Vec<(Handle, Arc<ReadBack>)> {
+        std::mem::take(&mut *self.copies.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn leave(&self, to: u8) -> bool {
@@ -103,7 +125,7 @@ impl Later {
     }
 }
 
-/// A whole list that waits for ids.
+/// A whole list that waits for ids, or to be submitted.
 pub struct Ahead {
     gatherer: Arc<Gatherer>,
     later: Arc<Later>,
@@ -124,8 +146,18 @@ impl Ahead {
         if !fits || !self.later.leave(RUN) {
             return false;
         }
-        self.gatherer.run(&self.later, handle.clone(), bytemuck::cast_slice(ids).to_vec());
+        let ids = bytemuck::cast_slice(ids).to_vec();
+        self.gatherer.run(&self.later, Some((handle.clone(), ids)));
         true
+    }
+
+    /// Submits it with the ids that the device has put where it looks for them.
+    pub(super) fn follow(self) -> bool {
+        let runs = self.later.leave(RUN);
+        if runs {
+            self.gatherer.run(&self.later, None);
+        }
+        runs
     }
 }
 

@@ -20,7 +20,7 @@ use metal_candle_kernels::{Kernel, MatrixUnits, Needs};
 use thiserror::Error;
 
 use super::{
-    Ahead, Choices, Entry,
+    Ahead, Begun, Choices, Entry,
     client::{Client, with_client},
     find,
     gather::{self, Gatherer},
@@ -265,6 +265,19 @@ impl Kernels {
         self.gatherer.as_ref().filter(|_| self.looks_ahead)?.ahead(work)
     }
 
+    /// Lists what `work` launches, which takes so many ids from [`ids`](Self::ids), and submits it as a
+    /// whole: the ids are those that the device finds in a buffer then. `None` where nothing can be listed,
+    /// when `work` gives nothing, or when it did more than that.
+    pub fn follow<T>(
+        &self,
+        ids: &Handle,
+        count: usize,
+        work: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        let gatherer = self.gatherer.as_ref().filter(|_| self.looks_ahead)?;
+        gatherer.follow((ids.clone(), count), work)
+    }
+
     /// Whether launches of the current thread are listed just now.
     pub(super) fn is_listing(&self) -> bool {
         self.list().is_some()
@@ -293,7 +306,7 @@ impl Kernels {
         with_client!(&self.client, client => client.create_from_slice(bytes))
     }
 
-    /// A buffer with these ids; in a list that is made ahead, with those that it will be run with.
+    /// A buffer with these ids; in a list that is made for others, with those that it will be run with.
     pub fn ids(&self, ids: &[u32]) -> Handle {
         let later = self.list().and_then(|list| list.ids(&self.client, ids.len()));
         later.unwrap_or_else(|| self.upload(bytemuck::cast_slice(ids)))
@@ -322,27 +335,48 @@ impl Kernels {
         Ok(bytes.to_vec())
     }
 
+    /// Has the first values of a buffer read back by the list that is open, when it is one that is made for
+    /// later ([`follow`](Self::follow)): without a submission of its own.
+    pub fn begin_read<T>(&self, handle: &Handle, count: usize) -> Option<Begun> {
+        self.list()?.begin_read(handle, count * size_of::<T>())
+    }
+
+    /// What was begun to be read, once; `meanwhile` runs while the device computes it.
+    ///
+    /// # Errors
+    /// The device's words.
+    pub fn finish_read<T: bytemuck::Pod>(
+        &self,
+        begun: &Begun,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<T>, String> {
+        let gatherer = self.gatherer.as_ref().ok_or("nothing was begun to be read here")?;
+        gatherer.finish(begun, meanwhile, bytemuck::pod_collect_to_vec)
+    }
+
     /// The first values of a buffer; `meanwhile` runs while the device computes them.
     ///
     /// # Errors
     /// The device's words.
-    pub fn floats(
+    pub fn values<T: bytemuck::Pod>(
         &self,
         handle: Handle,
         count: usize,
         meanwhile: impl FnOnce(),
-    ) -> Result<Vec<f32>, String> {
+    ) -> Result<Vec<T>, String> {
         match &self.gatherer {
-            Some(gatherer) if count > 0 => {
-                let bytes = count * size_of::<f32>();
-                gatherer.read(&handle, bytes, meanwhile, bytemuck::pod_collect_to_vec)
-            }
+            Some(gatherer) if count > 0 => gatherer.read(
+                &handle,
+                count * size_of::<T>(),
+                meanwhile,
+                bytemuck::pod_collect_to_vec,
+            ),
             _ => {
                 meanwhile();
                 let bytes = self.download(handle)?;
-                let mut floats: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-                floats.truncate(count);
-                Ok(floats)
+                let mut values: Vec<T> = bytemuck::pod_collect_to_vec(&bytes);
+                values.truncate(count);
+                Ok(values)
             }
         }
     }

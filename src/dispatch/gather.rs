@@ -35,7 +35,7 @@ use super::{
     encode::{Commands, Encoder, Pipeline},
     pool,
     queue::{self, Queue},
-    read_back::{ReadBack, Staging},
+    read_back::{Begun, ReadBack, Staging},
     task::Task,
     upload::Uploads,
 };
@@ -143,12 +143,31 @@ impl Gatherer {
     /// Runs `work` with a list open on this thread that waits for the ids that it takes. `None` within
     /// another list, or when `work` did more than to list launches on ids.
     pub(super) fn ahead<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<(T, Ahead)> {
-        let later = Later::new();
+        self.list_later(&Later::new(None), work)
+    }
+
+    /// Runs `work` with a list open on this thread that takes so many ids from a buffer, and submits it as
+    /// a whole. `None` within another list, when `work` gives nothing, or when it did more than to list
+    /// launches on ids: nothing is submitted then.
+    pub(super) fn follow<T>(
+        self: &Arc<Self>,
+        ids: (Handle, usize),
+        work: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        let (made, listed) = self.list_later(&Later::new(Some(ids)), work)?;
+        made.filter(|_| listed.follow())
+    }
+
+    fn list_later<T>(
+        self: &Arc<Self>,
+        later: &Arc<Later>,
+        work: impl FnOnce() -> T,
+    ) -> Option<(T, Ahead)> {
         let close = self.open(Some(later.clone()))?;
         later.opened();
         let made = work();
         drop(close);
-        let listed = if later.is_given_up() { None } else { Ahead::new(self, &later) };
+        let listed = if later.is_given_up() { None } else { Ahead::new(self, later) };
         if listed.is_none() {
             later.give_up();
         }
@@ -234,6 +253,29 @@ impl Gatherer {
         copy.wait(device, &self.staging, || self.server.flush_queue(), show)
     }
 
+    /// As [`read`](Self::read), to be waited for later ([`finish`](Self::finish)): a part of the list that is
+    /// open, if it is one that is made for later.
+    pub(super) fn begin_read(&self, from: &Handle, bytes: usize) -> Option<Begun> {
+        let later = OPEN.with_borrow(|open| open.as_ref()?.later.clone())?;
+        let bytes = bytes as u64;
+        let staging = self.staging.take(&self.queue.device, bytes);
+        let copy = Arc::new(ReadBack::new(staging, bytes));
+        later.copy(from.clone(), copy.clone());
+        Some(Begun(copy))
+    }
+
+    /// Shows what was begun to be read.
+    pub(super) fn finish<T>(
+        &self,
+        begun: &Begun,
+        meanwhile: impl FnOnce(),
+        show: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, String> {
+        meanwhile();
+        let awake = || self.server.flush_queue();
+        begun.0.wait(&self.queue.device, &self.staging, awake, show)
+    }
+
     /// On the server's thread: submits a copy.
     fn copy(
         &self,
@@ -242,16 +284,9 @@ impl Gatherer {
         to: &Arc<ReadBack>,
     ) -> Result<(), String> {
         ComputeServer::flush(server, StreamId::current()).map_err(|error| error.to_string())?;
-        let found = ComputeServer::get_resource(server, from.binding(), StreamId::current());
-        let found = found.map_err(|error| error.to_string())?;
-        let place = found.resource();
-        if place.size < to.bytes {
-            return Err(format!("{} bytes of a buffer of {}", to.bytes, place.size));
-        }
         let mut encoder = self.queue.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&place.buffer, place.offset, &to.staging, 0, to.bytes);
-        self.queue.queue.submit([encoder.finish()]);
-        to.map();
+        copy(server, from, to, &mut encoder)?;
+        to.map(self.queue.queue.submit([encoder.finish()]));
         Ok(())
     }
 
@@ -319,17 +354,29 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
-    /// Submits a list that has waited for ids.
-    pub(super) fn run(self: &Arc<Self>, later: &Arc<Later>, to: Handle, ids: Vec<u8>) {
+    /// Submits a list that has waited, with these ids.
+    pub(super) fn run(self: &Arc<Self>, later: &Arc<Later>, ids: Option<(Handle, Vec<u8>)>) {
         let (this, later) = (self.clone(), later.clone());
         self.server.submit(move |server| {
             flush(server);
             let Recorded { commands, launches } = std::mem::take(&mut *later.recorded());
-            if let Err(error) = this.write(server, to, &ids) {
-                tracing::error!(%error, "not launched: its ids cannot be written");
-            } else if let Some(commands) = commands {
-                commands.submit(&this.queue);
+            let written = ids.map_or(Ok(()), |(to, ids)| this.write(server, to, &ids));
+            let mut copies = later.take_copies();
+            if let (Ok(()), Some(commands)) = (&written, commands) {
+                let mut encoder = None;
+                copies.retain(|(from, to)| {
+                    let new = || this.queue.device.create_command_encoder(&Default::default());
+                    let copied = copy(server, from.clone(), to, encoder.get_or_insert_with(new));
+                    copied.map_err(|error| to.end(Err(error))).is_ok()
+                });
+                let index = commands.submit(&this.queue, encoder);
+                copies.iter().for_each(|(_, to)| to.map(index.clone()));
                 log(server, &launches);
+            } else {
+                if let Err(error) = written {
+                    tracing::error!(%error, "not launched: its ids cannot be written");
+                }
+                copies.iter().for_each(|(_, to)| to.end(Err("it was not launched".into())));
             }
         });
         self.server.flush_queue();
@@ -349,9 +396,26 @@ impl Gatherer {
         flush(server);
         let mut commands = Commands::new(&self.queue);
         lock(&self.encoder).record(server, launches, &mut commands);
-        commands.submit(&self.queue);
+        commands.submit(&self.queue, None);
         log(server, launches);
     }
+}
+
+/// Has the beginning of a buffer copied.
+fn copy(
+    server: &mut WgpuServer,
+    from: Handle,
+    to: &ReadBack,
+    encoder: &mut wgpu::CommandEncoder,
+) -> Result<(), String> {
+    let found = ComputeServer::get_resource(server, from.binding(), StreamId::current());
+    let found = found.map_err(|error| error.to_string())?;
+    let place = found.resource();
+    if place.size < to.bytes {
+        return Err(format!("{} bytes of a buffer of {}", to.bytes, place.size));
+    }
+    encoder.copy_buffer_to_buffer(&place.buffer, place.offset, &to.staging, 0, to.bytes);
+    Ok(())
 }
 
 /// Tells who listens what was launched.

@@ -27,5 +27,6 @@ mod upload;
 pub use ahead::Ahead;
 pub use device::{Kernels, LaunchError};
 pub use manifest::{ENTRIES, Entry, Language, find};
+pub use read_back::Begun;
 pub use trace::{Launch, Origin, Recorder, TraceError};
 pub use tune::Choices;

@@ -10,13 +10,16 @@
 use std::{
     hint::spin_loop,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use wgpu::{Buffer, BufferAsyncError, BufferDescriptor, BufferUsages, Device, MapMode, PollType};
+use wgpu::{
+    Buffer, BufferAsyncError, BufferDescriptor, BufferUsages, Device, MapMode, PollType,
+    SubmissionIndex,
+};
 
 /// How long a thread asks the device again and again before it goes to sleep.
 const BUSY: Duration = Duration::from_millis(2);
@@ -54,13 +57,17 @@ impl Staging {
     }
 }
 
+/// A copy that was asked for, and not waited for: see [`Kernels::begin_read`](super::Kernels::begin_read).
+#[derive(Debug)]
+pub struct Begun(pub(super) Arc<ReadBack>);
+
 /// A copy on its way to the host.
 #[derive(Debug)]
 pub(super) struct ReadBack {
     pub(super) staging: Buffer,
     pub(super) bytes: u64,
-    /// Whether the copy was handed to the device, and will be mapped.
-    submitted: AtomicBool,
+    /// Where the copy is among all that was handed to the device, once it is; it is then to be mapped.
+    submitted: OnceLock<SubmissionIndex>,
     /// What became of it.
     outcome: Mutex<Option<Result<(), String>>>,
     is_over: AtomicBool,
@@ -68,18 +75,19 @@ pub(super) struct ReadBack {
 
 impl ReadBack {
     pub(super) fn new(staging: Buffer, bytes: u64) -> Self {
-        let (submitted, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { staging, bytes, submitted, outcome: Mutex::default(), is_over }
+        let (submitted, outcome) = (OnceLock::new(), Mutex::default());
+        Self { staging, bytes, submitted, outcome, is_over: AtomicBool::new(false) }
     }
 
     /// Says that the copy was submitted.
-    pub(super) fn map(self: &Arc<Self>) {
+    pub(super) fn map(self: &Arc<Self>, index: SubmissionIndex) {
         let this = self.clone();
         let mapped = move |result: Result<(), BufferAsyncError>| {
             this.end(result.map_err(|error| error.to_string()));
         };
         self.staging.slice(..self.bytes).map_async(MapMode::Read, mapped);
-        self.submitted.store(true, Ordering::Release);
+        // Nobody else sets it.
+        let _ = self.submitted.set(index);
     }
 
     /// Says what became of it.
@@ -101,14 +109,17 @@ impl ReadBack {
         while !self.is_over.load(Ordering::Acquire) {
             let now = Instant::now();
             let is_busy = now - start < BUSY;
-            let poll = match self.submitted.load(Ordering::Acquire) {
-                true if is_busy => PollType::Poll,
-                true => PollType::wait_indefinitely(),
-                false if is_busy => {
+            let poll = match self.submitted.get() {
+                Some(_) if is_busy => PollType::Poll,
+                // Not for what was submitted behind it: that may be the next step.
+                Some(index) => {
+                    PollType::Wait { submission_index: Some(index.clone()), timeout: None }
+                }
+                None if is_busy => {
                     spin_loop();
                     continue;
                 }
-                false => {
+                None => {
                     std::thread::sleep(AWAKE);
                     continue;
                 }

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use super::{GenerateError, generate::last_logits};
+use super::{
+    GenerateError, Sampler, SamplingOptions,
+    tokens::{Tokens, last_logits},
+};
 use crate::{backend::Backend, models::CausalLm};
 
 /// What is timed.
@@ -10,7 +13,8 @@ use crate::{backend::Backend, models::CausalLm};
 pub enum Task {
     /// So many tokens at once, into an empty cache.
     Prompt(usize),
-    /// So many tokens one after the other, from an empty cache; each one's logits are read back.
+    /// So many tokens one after the other, from an empty cache: the likeliest each time, which is read back
+    /// and run.
     Generate(usize),
 }
 
@@ -65,15 +69,20 @@ pub fn time<B: Backend>(model: &dyn CausalLm<B>, task: Task) -> Result<f64, Gene
     // Any tokens do, as long as they are not all the same.
     let ids: Vec<u32> =
         (0..tokens as u64).map(|i| (i * 7919 % config.vocabulary as u64) as u32).collect();
-    let mut cache = model.new_cache(&[0], tokens);
-    let start = Instant::now();
+    let start;
     match task {
         Task::Prompt(_) => {
-            last_logits(model, &ids, &mut cache, false)?;
+            let mut cache = model.new_cache(&[0], tokens);
+            start = Instant::now();
+            let logits = last_logits(model, &ids, &mut cache)?;
+            B::read(logits).map_err(GenerateError::Device)?;
         }
         Task::Generate(_) => {
-            for (i, id) in (1..).zip(&ids) {
-                last_logits(model, &[*id], &mut cache, i < tokens)?;
+            let sampler = Sampler::new(&SamplingOptions::default())?;
+            let mut generated = Tokens::new(model, &ids[..tokens.min(1)], tokens, sampler);
+            start = Instant::now();
+            for i in 1..=tokens {
+                generated.next(&[], i < tokens)?;
             }
         }
     }

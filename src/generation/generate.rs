@@ -4,17 +4,15 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{Sampler, SamplingError, SamplingOptions, StopError, StopStrings, TextStream};
+use super::{
+    Sampler, SamplingError, SamplingOptions, StopError, StopStrings, TextStream,
+    tokens::{PART, Tokens},
+};
 use crate::{
     backend::Backend,
-    models::{BatchError, Cache, CausalLm, LogitRows, ModelError, TokenBatch, Workload},
-    nn::Deltas,
+    models::{BatchError, CausalLm, ModelError, Workload},
     tokenizer::{Tokenizer, TokenizerError},
 };
-
-/// Tokens of a prompt that are run at a time: what lies between the layers takes memory for these,
-/// however long the prompt is.
-const PART: usize = 2048;
 
 /// What generating takes in a context of so many positions: the prompt and what follows it.
 pub fn workload(context: usize) -> Workload {
@@ -51,7 +49,7 @@ pub enum GenerateError {
     #[error("stop strings need a tokenizer, and this model has none")]
     StopWithoutTokenizer,
     /// The device failed.
-    #[error("reading logits back from the device: {0}")]
+    #[error("reading back from the device: {0}")]
     Device(String),
 }
 
@@ -132,7 +130,7 @@ pub fn generate<B: Backend>(
         return Err(GenerateError::StopWithoutTokenizer);
     }
     let max_tokens = options.max_tokens.min(context - prompt.len());
-    let mut sampler = Sampler::new(&options.sampling)?;
+    let sampler = Sampler::new(&options.sampling)?;
     let mut text = Output {
         stream: tokenizer.map(|tokenizer| TextStream::new(tokenizer, true)),
         stops: StopStrings::new(options.stop.clone())?,
@@ -141,19 +139,16 @@ pub fn generate<B: Backend>(
 
     let start = Instant::now();
     let mut timings = Timings::default();
-    let mut cache = model.new_cache(&[0], prompt.len() + max_tokens);
+    let mut tokens = Tokens::new(model, prompt, prompt.len() + max_tokens, sampler);
     let mut history = prompt.to_vec();
-    let mut next = prompt.to_vec();
     let mut stop = StopReason::Length;
     while history.len() < prompt.len() + max_tokens {
         let goes_on = history.len() + 1 < prompt.len() + max_tokens;
-        let logits = last_logits(model, &next, &mut cache, goes_on)?;
-        let token = sampler.sample(&logits, &history)?;
+        let token = tokens.next(&history, goes_on)?;
         if history.len() == prompt.len() {
             timings.prefill = start.elapsed();
         }
         history.push(token);
-        next = vec![token];
         if options.stop_tokens.contains(&token) {
             stop = StopReason::Eos;
             break;
@@ -169,29 +164,6 @@ pub fn generate<B: Backend>(
     timings.decode = start.elapsed().saturating_sub(timings.prefill);
     let tokens = history.split_off(prompt.len());
     Ok(Generation { tokens, text: text.text, stop, timings })
-}
-
-/// Runs new tokens, a part at a time, and reads the logits of the last position. With `goes_on`, another
-/// single token is likely to follow.
-pub(super) fn last_logits<B: Backend>(
-    model: &dyn CausalLm<B>,
-    tokens: &[u32],
-    cache: &mut Cache<B>,
-    goes_on: bool,
-) -> Result<Vec<f32>, GenerateError> {
-    let mut parts = tokens.chunks(PART).peekable();
-    while let Some(part) = parts.next() {
-        let logits = model.forward(&TokenBatch::new(&[part])?, Some(cache), LogitRows::Last)?;
-        if parts.peek().is_none() {
-            let next = || {
-                if goes_on {
-                    model.look_ahead(cache, Deltas::NONE);
-                }
-            };
-            return B::read_while(logits, next).map_err(GenerateError::Device);
-        }
-    }
-    Err(BatchError::Empty { row: 0 }.into())
 }
 
 /// Tokens on their way to text.

@@ -11,13 +11,15 @@
 //! - [`StopStrings`] holds back what may turn out to be the start of a stop string.
 //!
 //! None of these knows a model: they work on slices, ids and text. [`generate`] is the loop around
-//! them and a [`CausalLm`](crate::models::CausalLm).
+//! them and a [`CausalLm`](crate::models::CausalLm). Where nothing but the largest logit counts, a GPU chooses by itself
+//! and is not waited for between two tokens (`tokens.rs`).
 
 pub mod bench;
 mod generate;
 mod sampling;
 mod stop;
 mod stream;
+mod tokens;
 
 pub use generate::{
     GenerateError, GenerateOptions, Generation, StopReason, Timings, generate, workload,

@@ -158,6 +158,24 @@ impl Sampler {
         self.seed
     }
 
+    /// Whether it takes the largest logit and looks at nothing else.
+    pub fn takes_the_largest(&self) -> bool {
+        self.choice == Choice::Largest && self.steps.is_empty()
+    }
+
+    /// Whether the largest logit of so many, NaN above all, is one that can be chosen.
+    pub(super) fn check_largest(
+        id: u32,
+        logit: f32,
+        vocabulary: usize,
+    ) -> Result<(), SamplingError> {
+        match logit {
+            f32::NEG_INFINITY => Err(SamplingError::NothingLeft { vocabulary }),
+            found if !found.is_finite() => Err(SamplingError::Logit { id, found }),
+            _ => Ok(()),
+        }
+    }
+
     /// Chooses the next token from the logits of one position, `[vocabulary]`; -inf masks a token. `history` is what
     /// the penalties look at: the prompt and the tokens so far, as the caller sees fit.
     ///
@@ -165,7 +183,7 @@ impl Sampler {
     ///
     /// When a logit is NaN or +inf, or when no token is left to choose.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SamplingError> {
-        if self.choice == Choice::Largest && self.steps.is_empty() {
+        if self.takes_the_largest() {
             return largest(logits);
         }
         run(&self.steps, &mut self.candidates, logits, history)?;
@@ -238,4 +256,21 @@ fn unit(bits: u64) -> f64 {
     #[allow(clippy::cast_precision_loss)] // 53 bits fit
     let upper = (bits >> 11) as f64;
     upper * STEP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of the largest logit alone is what is said of all of them.
+    #[test]
+    fn the_largest_alone_is_judged_as_in_its_row() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let rows =
+            [[-1.0, 2.0, 2.0], [-inf, -3.0, -inf], [-inf; 3], [0.0, inf, 1.0], [1.0, nan, 0.0]];
+        for (row, id) in rows.iter().zip([1, 1, 0, 1, 1]) {
+            let alone = Sampler::check_largest(id, row[id as usize], 3).map(|()| id);
+            assert_eq!(format!("{alone:?}"), format!("{:?}", largest(row)));
+        }
+    }
 }

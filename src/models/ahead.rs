@@ -1,9 +1,9 @@
-//! The next step of a cache, listed while a device is busy with the one before.
+//! The next step of a cache, listed (or launched) while a device is busy with the one before.
 
 use burn::tensor::Tensor;
 
 use super::Cache;
-use crate::backend::{Ahead, Backend};
+use crate::backend::{Ahead, Backend, Chosen};
 
 /// A step that only waits for its tokens.
 #[derive(Debug)]
@@ -45,6 +45,27 @@ impl<B: Backend> Cache<B> {
             self.looks_ahead = false;
             self.take_back(len, bytes);
         }
+    }
+
+    /// Runs the next step as `work` does it, with the tokens that the device has chosen; where it cannot, it
+    /// is not asked again, and the cache is as it was.
+    pub(super) fn follow<T>(
+        &mut self,
+        tokens: &Chosen<B>,
+        device: &B::Device,
+        work: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        self.forget_next();
+        if self.len() == self.capacity() {
+            return None;
+        }
+        let (len, written) = (self.len(), self.bytes_written());
+        let made = B::follow(device, tokens, || work(self));
+        if made.is_none() {
+            self.looks_ahead = false;
+            self.take_back(len, self.bytes_written() - written);
+        }
+        made
     }
 
     /// Runs the next step with these tokens, if it was listed for whom it is run by now.

@@ -9,7 +9,7 @@ use super::{
     decoder::Decoder,
 };
 use crate::{
-    backend::Backend,
+    backend::{Backend, Chosen},
     nn::{Active, DeltaSet, Deltas, Linear, LoadError, Slots, Weights},
 };
 
@@ -45,6 +45,14 @@ impl<B: Backend> LanguageModel<B> {
         adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         Ok(self.output.forward(normed, adapters)?)
+    }
+
+    /// The next step of a cache, if it can be listed before its tokens are known.
+    fn next_step<'a>(&self, cache: &Cache<B>, deltas: Deltas<'a, B>) -> Option<Step<'a, B>> {
+        let batch = cache.batch();
+        let tokens = TokenBatch::new(&vec![[0]; batch]).ok().filter(|_| cache.looks_ahead)?;
+        let adapters = deltas.over(&self.slots, batch, 1).ok()?;
+        adapters.is_part_of_products(batch).then_some(Step { tokens, adapters })
     }
 
     fn runner(&self, deltas: Deltas<'_, B>) -> Runner {
@@ -98,23 +106,40 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
     }
 
     fn look_ahead(&self, cache: &mut Cache<B>, deltas: Deltas<'_, B>) {
-        if !cache.looks_ahead {
-            return;
+        if let Some(step) = self.next_step(cache, deltas) {
+            cache.list_next(self.runner(deltas), self.device(), |cache| step.logits(self, cache));
         }
-        let batch = cache.batch();
-        let (Ok(tokens), Ok(adapters)) =
-            (TokenBatch::new(&vec![[0]; batch]), deltas.over(&self.slots, batch, 1))
-        else {
-            return;
-        };
-        if !adapters.is_part_of_products(batch) {
-            return;
-        }
-        cache.list_next(self.runner(deltas), self.device(), |cache| {
-            let (rows, cache) = (LogitRows::Last, Some(cache));
-            let normed = self.decoder.forward(&tokens, cache, rows, None, &adapters)?;
-            self.logits(normed, &adapters)
-        });
+    }
+
+    fn choose_next(
+        &self,
+        tokens: &Chosen<B>,
+        cache: &mut Cache<B>,
+        deltas: Deltas<'_, B>,
+    ) -> Option<Chosen<B>> {
+        let step = self.next_step(cache, deltas).filter(|_| tokens.rows() == cache.batch())?;
+        cache.follow(tokens, self.device(), |cache| {
+            let logits = step.logits(self, cache).ok()?;
+            B::likeliest(&logits)
+        })
+    }
+}
+
+/// One more token of each sequence, whichever it is.
+struct Step<'a, B: Backend> {
+    tokens: TokenBatch,
+    adapters: Active<'a, B>,
+}
+
+impl<B: Backend> Step<'_, B> {
+    fn logits(
+        &self,
+        model: &LanguageModel<B>,
+        cache: &mut Cache<B>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        let (rows, cache, adapters) = (LogitRows::Last, Some(cache), &self.adapters);
+        let normed = model.decoder.forward(&self.tokens, cache, rows, None, adapters)?;
+        model.logits(normed, adapters)
     }
 }
 

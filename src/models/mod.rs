@@ -30,7 +30,7 @@ pub use shapes::{SHAPES, shape};
 pub use tokens::{BatchError, TokenBatch};
 
 use crate::{
-    backend::{Backend, CacheError, PackError},
+    backend::{Backend, CacheError, Chosen, PackError},
     formats::{Checkpoint, FormatError},
     nn::{DeltaError, Deltas, LayerError, LoadError, Slots, Weights},
 };
@@ -203,6 +203,18 @@ pub trait CausalLm<B: Backend>: Send + Sync + std::fmt::Debug {
     /// already, where the backend can do so, and begins as soon as [`run`](Self::run) gets its tokens. For
     /// everybody else the cache is as before.
     fn look_ahead(&self, _cache: &mut Cache<B>, _deltas: Deltas<'_, B>) {}
+
+    /// Runs the token of each sequence that the device has chosen, and has it choose again: to be called
+    /// while the host still waits for the former ([`Backend::read_chosen`]). `None` where the device cannot
+    /// go on by itself; the cache is then as it was.
+    fn choose_next(
+        &self,
+        _tokens: &Chosen<B>,
+        _cache: &mut Cache<B>,
+        _deltas: Deltas<'_, B>,
+    ) -> Option<Chosen<B>> {
+        None
+    }
 
     /// An empty cache for sequences with this left padding each (one entry a sequence).
     fn new_cache(&self, left_padding: &[usize], capacity: usize) -> Cache<B> {

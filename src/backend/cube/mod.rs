@@ -19,8 +19,8 @@ pub use kv_cache::CubeKvCache;
 pub use packed::{CubePacked, DeviceBlocks};
 
 use super::{
-    Ahead, AttentionOptions, Backend, CacheError, FusedLinear, HostPacked, PackError, Parked,
-    RotaryStep, StepShape,
+    Ahead, AttentionOptions, Backend, CacheError, Chosen, FusedLinear, HostPacked, PackError,
+    Parked, RotaryStep, StepShape,
 };
 use crate::{dispatch::Kernels, quant::Encoding};
 
@@ -153,13 +153,39 @@ impl<R: Gpu> Backend for Cube<R> {
         Some((made, Ahead::new(move |ids| listed.run(ids))))
     }
 
+    fn likeliest(logits: &Tensor<Self, 2>) -> Option<Chosen<Self>> {
+        ops::likeliest(logits)
+    }
+
+    fn follow<T>(
+        device: &R::Device,
+        tokens: &Chosen<Self>,
+        work: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        let words = tokens.words().into_primitive();
+        R::kernels(device).follow(&words.handle, tokens.rows(), work)
+    }
+
+    fn read_chosen(
+        tokens: &Chosen<Self>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<(u32, f32)>, String> {
+        let (words, count) = (tokens.words().into_primitive(), 2 * tokens.rows());
+        let kernels = R::kernels(&words.device);
+        let words = match tokens.begun() {
+            Some(begun) => kernels.finish_read(&begun, meanwhile),
+            None => kernels.values(words.handle, count, meanwhile),
+        }?;
+        Ok(Chosen::<Self>::pairs(&words))
+    }
+
     fn read_while<const D: usize>(
         tensor: Tensor<Self, D>,
         meanwhile: impl FnOnce(),
     ) -> Result<Vec<f32>, String> {
         let tensor = tensors::contiguous(tensor.cast(DType::F32));
         let count = tensor.meta.num_elements();
-        R::kernels(&tensor.device).floats(tensor.handle, count, meanwhile)
+        R::kernels(&tensor.device).values(tensor.handle, count, meanwhile)
     }
 
     fn joins_linears() -> bool {

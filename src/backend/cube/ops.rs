@@ -1,17 +1,19 @@
 //! The operations that have kernels. Each gives its arguments back where no kernel takes them.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
 use metal_candle_kernels::{
-    Format, Kernel, matmul,
+    Format, Kernel,
+    largest::{self, Largest},
+    matmul,
     matvec::{self, Add, LowRank},
     norm, rows, swiglu,
 };
 
 use super::{Cube, Gpu, tensors};
 use crate::{
-    backend::{FusedLinear, Weight},
+    backend::{Chosen, FusedLinear, Weight},
     dispatch::{choose, gather},
 };
 
@@ -356,4 +358,25 @@ pub(super) fn dense_rows<R: Gpu>(
     }
     .ok()?;
     Some(tensors::floats(&device, [ids.len(), columns], out))
+}
+
+/// [`Backend::likeliest`](crate::backend::Backend::likeliest).
+pub(super) fn likeliest<R: Gpu>(logits: &Tensor<Cube<R>, 2>) -> Option<Chosen<Cube<R>>> {
+    let [rows, columns] = logits.dims();
+    if !is_f32(logits) || rows == 0 || columns == 0 {
+        return None;
+    }
+    let (device, x) = (logits.device(), tensors::contiguous(logits.clone()));
+    let kernels = R::kernels(&device);
+    let out = kernels.empty(2 * rows * size_of::<u32>());
+    let params = largest::Params { rows: rows as u32, columns: columns as u32 };
+    // SAFETY: the sizes are those of the tensor, which is contiguous.
+    unsafe {
+        let kernel = Kernel::Largest(Largest);
+        kernels.launch(kernel, params.rows, &[&x.handle], params.words(), &[&out])
+    }
+    .ok()?;
+    let begun = kernels.begin_read::<u32>(&out, 2 * rows);
+    let words = tensors::over::<R>(&device, &[2, rows], out, DType::I32);
+    Some(Chosen::new(Tensor::<_, 2, Int>::from_primitive(words), begun))
 }

@@ -6,6 +6,7 @@ use metal_candle_kernels::{
     attention::{self, Decode, Flash, Merge},
     copy::Copy,
     dequantise::{self, Dequantise},
+    largest,
     matmul::{self, MatMul},
     matvec::{self, Add, LowRank, MAX_RANK, MatVec},
     norm::{self, RmsNorm},
@@ -28,6 +29,7 @@ const HALF: f64 = 1e-3;
 pub fn cases(kernel: Kernel) -> Vec<Case> {
     match kernel {
         Kernel::Copy(copy) => vec![copied(kernel, copy)],
+        Kernel::Largest(_) => largests(kernel),
         Kernel::MatMul(variant) => matmuls(kernel, variant),
         Kernel::MatVec(variant) => matvec_cases(kernel, variant),
         Kernel::Dequantise(variant) => dequantised(kernel, variant),
@@ -410,6 +412,40 @@ fn swiglus(kernel: Kernel, variant: SwiGlu) -> Vec<Case> {
             buffers.extend([input(&params.words()), output(expected, FEW)]);
             let label = format!("[{rows}, {columns}]");
             Case { kernel, label, cubes: SwiGlu::cubes(&params), buffers }
+        })
+        .collect()
+}
+
+fn largests(kernel: Kernel) -> Vec<Case> {
+    // Some that all threads look at several times, and a few that not all have.
+    [(1, 1), (3, 1001), (2, 9 * 1024 + 5), (1, 8 * 1024)]
+        .into_iter()
+        .enumerate()
+        .map(|(i, (rows, columns))| {
+            let mut x = Noise::new(70 + i as u64).floats(rows * columns);
+            // The largest is there twice, or is a zero, or is far below zero.
+            let mut places = vec![(columns * 2 / 3).min(columns - 1); rows];
+            for (row, place) in x.chunks_mut(columns).zip(&mut places) {
+                match i {
+                    1 => row.iter_mut().for_each(|v| *v = -v.abs() - 1e30),
+                    2 => row.iter_mut().for_each(|v| *v = f32::NEG_INFINITY),
+                    _ => {}
+                }
+                let largest = [7.5, -1e-3, 0.0, f32::MAX][i];
+                row[columns - 1] = largest;
+                row[*place] = if i == 2 { -largest } else { largest };
+                *place = row.iter().position(|v| *v == largest).expect("it is there");
+            }
+            let bits = |place: &usize| f64::from(f32::from_bits(*place as u32));
+            let values = x.chunks(columns).zip(&places).map(|(row, place)| f64::from(row[*place]));
+            let expected = places.iter().map(bits).chain(values).collect();
+            let params = largest::Params { rows: rows as u32, columns: columns as u32 };
+            Case {
+                kernel,
+                label: format!("{rows}x{columns}"),
+                cubes: rows as u32,
+                buffers: vec![input(&x), input(&params.words()), output(expected, 0.0)],
+            }
         })
         .collect()
 }

@@ -40,10 +40,16 @@ impl Commands {
         }
     }
 
-    /// Submits them. The bind groups that they use are known to the encoder, which waits for the device
-    /// before it forgets any.
-    pub(super) fn submit(self, queue: &Queue) {
-        queue.queue.submit([self.encoder.finish()]);
+    /// Submits them, and behind them what another encoder has recorded, if there is one. (They may lie
+    /// past wgpu's encoder, which then takes nothing else.) The bind groups that they use are known to
+    /// their encoder, which waits for the device before it forgets any.
+    pub(super) fn submit(
+        self,
+        queue: &Queue,
+        behind: Option<wgpu::CommandEncoder>,
+    ) -> wgpu::SubmissionIndex {
+        let all = [Some(self.encoder), behind].into_iter().flatten();
+        queue.queue.submit(all.map(wgpu::CommandEncoder::finish))
     }
 }
 

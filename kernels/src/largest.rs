@@ -1,0 +1,128 @@
+//! The largest of each row's values, the first of equal ones: the token that greedy decoding takes.
+//!
+//! A cube looks at one row. Buffers: x `[rows, columns]` in f32, `params`; out `[2, rows]`: where the
+//! largest values are, and their bits. A NaN counts as larger than all numbers, so that it is seen.
+
+use cubecl::prelude::*;
+
+use crate::{Kernel, common::Builder};
+
+/// Threads in a cube: one of them has a row for itself, and a vocabulary is long.
+pub const THREADS: u32 = 1024;
+/// Values that a thread asks for at once.
+const AT_ONCE: usize = 8;
+
+/// The kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Largest;
+
+/// The sizes of one launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Params {
+    /// Rows: one cube each.
+    pub rows: u32,
+    /// Values in a row, at least 1.
+    pub columns: u32,
+}
+
+impl Params {
+    /// As the kernel reads them.
+    pub fn words(&self) -> Vec<u32> {
+        vec![self.columns, self.rows]
+    }
+}
+
+/// A number that is larger for a larger f32, given by its bits, and never 0. Compilers may take it that
+/// there are no NaNs and infinities among floats; integers are compared as they are.
+#[cube]
+fn rank(bits: u32) -> u32 {
+    let magnitude = bits & 0x7fff_ffffu32;
+    let is_negative = bits > 0x8000_0000u32;
+    // -0 ranks as 0.
+    let rank = select(is_negative, 0xffff_ffffu32 - bits, magnitude + 0x8000_0000u32);
+    select(magnitude > 0x7f80_0000u32, 0xffff_ffffu32, rank)
+}
+
+/// The bits of a value with this rank.
+#[cube]
+fn value(rank: u32) -> u32 {
+    select(rank < 0x8000_0000u32, 0xffff_ffffu32 - rank, rank - 0x8000_0000u32)
+}
+
+#[cube]
+fn largest(x: &Array<u32>, params: &Array<u32>, out: &mut Array<u32>) {
+    let columns = params[0] as usize;
+    let rows = params[1] as usize;
+    // Cubes behind the end do the last row again.
+    let row = min(CUBE_POS, rows - 1);
+    let base = row * columns;
+    let thread = UNIT_POS_X as usize;
+    let mut best = 0u32;
+    let mut place = 0u32;
+    let mut at = thread;
+    while at + comptime!((AT_ONCE - 1) * THREADS as usize) < columns {
+        let mut ranks = Array::<u32>::new(AT_ONCE);
+        #[unroll]
+        for i in 0..AT_ONCE {
+            ranks[i] = rank(x[base + at + comptime!(i * THREADS as usize)]);
+        }
+        #[unroll]
+        for i in 0..AT_ONCE {
+            if ranks[i] > best {
+                best = ranks[i];
+                place = (at + comptime!(i * THREADS as usize)) as u32;
+            }
+        }
+        at += comptime!(AT_ONCE * THREADS as usize);
+    }
+    while at < columns {
+        let next = rank(x[base + at]);
+        if next > best {
+            best = next;
+            place = at as u32;
+        }
+        at += comptime!(THREADS as usize);
+    }
+
+    let mut ranks = SharedMemory::<u32>::new(comptime!(THREADS as usize));
+    let mut places = SharedMemory::<u32>::new(comptime!(THREADS as usize));
+    ranks[thread] = best;
+    places[thread] = place;
+    #[unroll]
+    for bit in 0..comptime!(THREADS.ilog2()) {
+        let half = comptime!(THREADS as usize >> (bit + 1));
+        sync_cube();
+        if thread < half {
+            let other = ranks[thread + half];
+            let there = places[thread + half];
+            if other > best || (other == best && there < place) {
+                best = other;
+                place = there;
+                ranks[thread] = best;
+                places[thread] = place;
+            }
+        }
+    }
+    if thread == 0 {
+        out[row] = place;
+        out[rows + row] = value(best);
+    }
+}
+
+impl Largest {
+    pub(crate) fn name(self) -> String {
+        "largest".into()
+    }
+
+    pub(crate) fn define(self) -> KernelDefinition {
+        let mut b = Builder::new();
+        let (x, params) = (b.input::<u32>(), b.input::<u32>());
+        let out = b.output::<u32>();
+        largest::expand(&mut b.inner.scope, x.into(), params.into(), out.into());
+        b.finish(THREADS, &self.name())
+    }
+}
+
+pub(crate) fn table() -> Vec<Kernel> {
+    vec![Kernel::Largest(Largest)]
+}
