@@ -40,6 +40,11 @@ impl Format {
 }
 
 impl MatVec {
+    /// Vectors of `x` that a thread stages of a tile.
+    const fn staged(self) -> usize {
+        TILE / 4 / self.threads() as usize
+    }
+
     /// Words of shared memory for what a thread takes of `x`: bytes, and for each piece its scale and
     /// sum. An odd number of 16 bytes: threads that read so many then meet all banks.
     const fn slot(self) -> usize {
@@ -68,43 +73,44 @@ fn odd_bytes(a: u32, b: u32) -> u32 {
     ((a >> 8) & 0x00ff_00ff) | (b & 0xff00_ff00u32)
 }
 
-/// Reads what this thread will stage of columns `from..from + count` of `x`.
+/// Reads what this thread will stage of columns `from..from + count` of `x`, and behind it, where there
+/// is a norm, its gain.
 #[cube]
 fn see(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
     let threads = comptime!(kernel.threads() as usize);
+    let steps = comptime!(kernel.staged());
     let base = (io.params[4] as usize * io.params[1] as usize + from) / 4;
     #[unroll]
-    for step in 0..comptime!(TILE / 4 / threads) {
-        let v = UNIT_POS_X as usize + comptime!(step * threads);
-        seen[step] = io.x[base + min(v, count / 4 - 1)];
+    for step in 0..steps {
+        let v = min(UNIT_POS_X as usize + comptime!(step * threads), count / 4 - 1);
+        seen[step] = io.x[base + v];
+        if comptime!(kernel.normed) {
+            seen[comptime!(steps + step)] = io.gain[from / 4 + v];
+        }
     }
 }
 
-/// Stages what was seen of columns `from..from + count` of `x`, and sums its squares, where there is a
-/// norm.
+/// Stages what was seen of `count` columns of `x`, and sums its squares, where there is a norm.
 #[cube]
 fn stage(
     shared: &mut SharedMemory<u32>,
     sums: &mut Array<f32>,
-    io: &Buffers,
     seen: &Array<F4>,
-    from: usize,
     count: usize,
     #[comptime] kernel: MatVec,
 ) {
-    let threads = comptime!(kernel.threads() as usize);
+    let (threads, steps) = comptime!((kernel.threads() as usize, kernel.staged()));
     let bits = comptime!(kernel.format.bits_beside() - 1);
     sync_cube();
     #[unroll]
-    for step in 0..comptime!(TILE / 4 / threads) {
+    for step in 0..steps {
         let v = UNIT_POS_X as usize + comptime!(step * threads);
-        let exists = v < count / 4;
         // Every thread exchanges; those of 32 values are all there, or none.
-        let place = min(v, count / 4 - 1);
+        let exists = v < count / 4;
         let mut value = seen[step];
         if comptime!(kernel.normed) {
             sums[comptime!(kernel.products())] += select(exists, dot4(value, value), 0.0f32);
-            value *= io.gain[from / 4 + place];
+            value *= seen[comptime!(steps + step)];
         }
         let mut largest =
             max(max(value[0].abs(), value[1].abs()), max(value[2].abs(), value[3].abs()));
@@ -222,7 +228,7 @@ pub(super) fn product(
     let starts = starts_of_blocks(first, io, kernel);
     let mut read = Array::<u32>::new(comptime!(rows * words));
 
-    let mut seen = Array::<F4>::new(comptime!(TILE / 4 / kernel.threads() as usize));
+    let mut seen = Array::<F4>::new(comptime!(kernel.staged() * (1 + kernel.normed as usize)));
     see(&mut seen, io, 0usize, min(columns, TILE), kernel);
     let mut from = 0usize.runtime();
     while from < columns {
@@ -237,7 +243,7 @@ pub(super) fn product(
             let block = global / pieces * comptime!(format.block_bytes());
             read_place(weight, wide, &starts, from, place, &mut read, 0usize, rows, 0usize, kernel);
             if comptime!(step == 0) {
-                stage(&mut shared, &mut sums, io, &seen, from, count, kernel);
+                stage(&mut shared, &mut sums, &seen, count, kernel);
                 // The next tile's values are on their way while this one is multiplied. (The last one
                 // is read again.)
                 let next = select(from + TILE < columns, from + TILE, from);
