@@ -5,16 +5,15 @@
 
 use cubecl::prelude::*;
 
-use crate::{Kernel, common::Builder};
+use crate::common::Builder;
+
+/// The kernel's name.
+pub(crate) const NAME: &str = "largest";
 
 /// Threads in a cube: one of them has a row for itself, and a vocabulary is long.
 pub const THREADS: u32 = 1024;
 /// Values that a thread asks for at once.
 const AT_ONCE: usize = 8;
-
-/// The kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Largest;
 
 /// The sizes of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,20 +108,10 @@ fn largest(x: &Array<u32>, params: &Array<u32>, out: &mut Array<u32>) {
     }
 }
 
-impl Largest {
-    pub(crate) fn name(self) -> String {
-        "largest".into()
-    }
-
-    pub(crate) fn define(self) -> KernelDefinition {
-        let mut b = Builder::new();
-        let (x, params) = (b.input::<u32>(), b.input::<u32>());
-        let out = b.output::<u32>();
-        largest::expand(&mut b.inner.scope, x.into(), params.into(), out.into());
-        b.finish(THREADS, &self.name())
-    }
-}
-
-pub(crate) fn table() -> Vec<Kernel> {
-    vec![Kernel::Largest(Largest)]
+pub(crate) fn define() -> KernelDefinition {
+    let mut b = Builder::new();
+    let (x, params) = (b.input::<u32>(), b.input::<u32>());
+    let out = b.output::<u32>();
+    largest::expand(&mut b.inner.scope, x.into(), params.into(), out.into());
+    b.finish(THREADS, NAME)
 }

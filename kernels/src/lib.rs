@@ -58,7 +58,7 @@ pub enum Kernel {
     /// Matrix-vector products.
     MatVec(matvec::MatVec),
     /// The largest value of each row.
-    Largest(largest::Largest),
+    Largest,
     /// Block formats to plain numbers, whole or by rows.
     Dequantise(dequantise::Dequantise),
     /// Root-mean-square norms.
@@ -123,7 +123,7 @@ impl Kernel {
             Self::Merge(kernel) => kernel.name(),
             Self::Flash(kernel) => kernel.name(),
             Self::MatMul(kernel) => kernel.name(),
-            Self::Largest(kernel) => kernel.name(),
+            Self::Largest => largest::NAME.into(),
             Self::MatVec(kernel) => kernel.name(),
             Self::RopeAppend(kernel) => kernel.name(),
             Self::Rows(kernel) => kernel.name(),
@@ -138,7 +138,7 @@ impl Kernel {
         match self {
             Self::Copy(_) => "copy",
             Self::Decode(_) | Self::Merge(_) | Self::Flash(_) => "attention",
-            Self::Largest(_) => "largest",
+            Self::Largest => "largest",
             Self::MatMul(_) => "matmul",
             Self::MatVec(_) => "matvec",
             Self::RopeAppend(_) => "rope",
@@ -152,7 +152,7 @@ impl Kernel {
     /// What a device must have.
     pub fn needs(&self) -> Needs {
         match self {
-            Self::Copy(_) | Self::Largest(_) | Self::Merge(_) | Self::SwiGlu(_) => Needs::default(),
+            Self::Copy(_) | Self::Largest | Self::Merge(_) | Self::SwiGlu(_) => Needs::default(),
             Self::Decode(kernel) => kernel.needs(),
             Self::Flash(kernel) => kernel.needs(),
             Self::MatMul(kernel) => kernel.needs(),
@@ -182,7 +182,7 @@ impl Kernel {
             Self::Merge(kernel) => kernel.define(),
             Self::Flash(kernel) => kernel.define(),
             Self::MatMul(kernel) => kernel.define(),
-            Self::Largest(kernel) => kernel.define(),
+            Self::Largest => largest::define(),
             Self::MatVec(kernel) => kernel.define(),
             Self::RopeAppend(kernel) => kernel.define(),
             Self::Rows(kernel) => kernel.define(),
@@ -201,7 +201,7 @@ pub fn table() -> Vec<Kernel> {
         matmul::table(),
         matvec::table(),
         dequantise::table(),
-        largest::table(),
+        vec![Kernel::Largest],
         norm::table(),
         rope::table(),
         rows::table(),

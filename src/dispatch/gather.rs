@@ -370,13 +370,17 @@ impl Gatherer {
                     copied.map_err(|error| to.end(Err(error))).is_ok()
                 });
                 let index = commands.submit(&this.queue, encoder);
-                copies.iter().for_each(|(_, to)| to.map(index.clone()));
+                for (_, to) in copies {
+                    to.map(index.clone());
+                }
                 log(server, &launches);
             } else {
                 if let Err(error) = written {
                     tracing::error!(%error, "not launched: its ids cannot be written");
                 }
-                copies.iter().for_each(|(_, to)| to.end(Err("it was not launched".into())));
+                for (_, to) in copies {
+                    to.end(Err("it was not launched".into()));
+                }
             }
         });
         self.server.flush_queue();

@@ -4,9 +4,7 @@ use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
 use metal_candle_kernels::{
-    Format, Kernel,
-    largest::{self, Largest},
-    matmul,
+    Format, Kernel, largest, matmul,
     matvec::{self, Add, LowRank},
     norm, rows, swiglu,
 };
@@ -371,11 +369,8 @@ pub(super) fn likeliest<R: Gpu>(logits: &Tensor<Cube<R>, 2>) -> Option<Chosen<Cu
     let out = kernels.empty(2 * rows * size_of::<u32>());
     let params = largest::Params { rows: rows as u32, columns: columns as u32 };
     // SAFETY: the sizes are those of the tensor, which is contiguous.
-    unsafe {
-        let kernel = Kernel::Largest(Largest);
-        kernels.launch(kernel, params.rows, &[&x.handle], params.words(), &[&out])
-    }
-    .ok()?;
+    unsafe { kernels.launch(Kernel::Largest, params.rows, &[&x.handle], params.words(), &[&out]) }
+        .ok()?;
     let begun = kernels.begin_read::<u32>(&out, 2 * rows);
     let words = tensors::over::<R>(&device, &[2, rows], out, DType::I32);
     Some(Chosen::new(Tensor::<_, 2, Int>::from_primitive(words), begun))
