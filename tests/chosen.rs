@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Tensor, TensorData};
 use metal_candle::{
+    adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
     backend::{
         Backend, Chosen, Cpu, Wgpu,
         wgpu::{ShaderLanguage, WgpuDevice},
@@ -16,10 +19,10 @@ use metal_candle::{
 };
 use support::fixture;
 
-fn load<B: Backend>(dtype: DType, device: &B::Device) -> Box<dyn CausalLm<B>> {
+fn load<B: Backend>(dtype: DType, device: &B::Device) -> Arc<dyn CausalLm<B>> {
     let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("fixture");
     let options = LoadOptions { dtype, ..LoadOptions::default() };
-    models::load::<B>(&checkpoint, options, device).expect("loads")
+    models::load::<B>(&checkpoint, options, device).expect("loads").into()
 }
 
 fn on_both(test: impl Fn(&WgpuDevice)) {
@@ -60,35 +63,49 @@ fn prompted(
     (cache, Wgpu::likeliest(&logits).expect("a kernel"))
 }
 
+/// That the device chooses what the host would, until the cache is full.
+fn goes_on(model: &dyn CausalLm<Wgpu>, what: &str) -> Vec<Vec<Vec<u32>>> {
+    let prompt = [vec![3, 1, 4]];
+    let mut cache = model.new_cache(&[0], 20);
+    let mut wanted = vec![by_host(model, &prompt, &mut cache)];
+    for i in 0..17 {
+        let next = by_host(model, &wanted[i], &mut cache);
+        wanted.push(next);
+    }
+    let bytes = cache.bytes_written();
+
+    let (mut cache, mut chosen) = prompted(model, &prompt, 20);
+    let mut got: Vec<Vec<Vec<u32>>> = Vec::new();
+    loop {
+        let mut next = None;
+        let read = Wgpu::read_chosen(&chosen, || {
+            next = model.choose_next(&chosen, &mut cache, Deltas::NONE);
+        });
+        got.push(read.expect("read").iter().map(|(id, _)| vec![*id]).collect());
+        let Some(next) = next else { break };
+        assert_eq!(cache.len(), 3 + got.len());
+        chosen = next;
+    }
+    assert_eq!(got, wanted, "{what}");
+    assert_eq!((cache.len(), cache.bytes_written()), (20, bytes));
+    got
+}
+
 #[test]
 fn the_device_goes_on_as_the_host_would() {
     on_both(|device| {
         for dtype in [DType::F32, DType::F16] {
             let model = load(dtype, device);
-            let prompt = [vec![3, 1, 4]];
-            let mut cache = model.new_cache(&[0], 20);
-            let mut wanted = vec![by_host(&*model, &prompt, &mut cache)];
-            // Until the cache is full.
-            for i in 0..17 {
-                let next = by_host(&*model, &wanted[i], &mut cache);
-                wanted.push(next);
-            }
-            let bytes = cache.bytes_written();
+            let base = goes_on(&*model, &format!("{dtype:?}"));
 
-            let (mut cache, mut chosen) = prompted(&*model, &prompt, 20);
-            let mut got: Vec<Vec<Vec<u32>>> = Vec::new();
-            loop {
-                let mut next = None;
-                let read = Wgpu::read_chosen(&chosen, || {
-                    next = model.choose_next(&chosen, &mut cache, Deltas::NONE);
-                });
-                got.push(read.expect("read").iter().map(|(id, _)| vec![*id]).collect());
-                let Some(next) = next else { break };
-                assert_eq!(cache.len(), 3 + got.len());
-                chosen = next;
-            }
-            assert_eq!(got, wanted, "{dtype:?}");
-            assert_eq!((cache.len(), cache.bytes_written()), (20, bytes));
+            let registry = AdapterRegistry::new(model.slots());
+            let config = LoraConfig::new(8, 16.0, TargetModules::AllLinear);
+            let adapter = Adapter::random(config, model.slots().table(), 1e-1, 1);
+            registry.add_adapter("a", adapter.expect("adapter")).expect("registered");
+            registry.apply_adapter("a").expect("applied");
+            let adapted = registry.adapt(&model).expect("this model");
+            let adapted = goes_on(&adapted, &format!("{dtype:?} with an adapter"));
+            assert!(adapted != base, "the adapter changes nothing");
         }
     });
 }
