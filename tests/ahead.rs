@@ -8,15 +8,12 @@ use std::sync::Arc;
 use burn::tensor::DType;
 use metal_candle::{
     adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
-    backend::{
-        Backend, Wgpu,
-        wgpu::{ShaderLanguage, WgpuDevice},
-    },
+    backend::{Backend, Wgpu, wgpu::WgpuDevice},
     formats::Checkpoint,
     models::{self, Cache, CausalLm, LoadOptions, LogitRows, TokenBatch},
     nn::Deltas,
 };
-use support::fixture;
+use support::{fixture, on_both};
 
 /// Dense in f32 and f16, and packed.
 const MODELS: [(&str, DType); 3] = [
@@ -53,12 +50,6 @@ fn assert_same(got: &[Vec<f32>], wanted: &[Vec<f32>], what: &str) {
     let differ: Vec<_> = (0..wanted.len()).filter(|&i| got[i] != wanted[i]).collect();
     assert_eq!(got.len(), wanted.len(), "{what}");
     assert!(differ.is_empty(), "{what}: the results {differ:?} of {} differ", wanted.len());
-}
-
-fn on_both(test: impl Fn(&WgpuDevice)) {
-    for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
-        test(&support::wgpu(language).0);
-    }
 }
 
 #[test]

@@ -8,27 +8,18 @@ use std::sync::Arc;
 use burn::tensor::{DType, Tensor, TensorData};
 use metal_candle::{
     adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
-    backend::{
-        Backend, Chosen, Cpu, Wgpu,
-        wgpu::{ShaderLanguage, WgpuDevice},
-    },
+    backend::{Backend, Chosen, Cpu, Wgpu},
     formats::Checkpoint,
     generation::{GenerateError, GenerateOptions, Generation, SamplingOptions, generate},
     models::{self, Cache, CausalLm, LoadOptions, LogitRows, TokenBatch},
     nn::Deltas,
 };
-use support::fixture;
+use support::{fixture, on_both};
 
 fn load<B: Backend>(dtype: DType, device: &B::Device) -> Arc<dyn CausalLm<B>> {
     let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("fixture");
     let options = LoadOptions { dtype, ..LoadOptions::default() };
     models::load::<B>(&checkpoint, options, device).expect("loads").into()
-}
-
-fn on_both(test: impl Fn(&WgpuDevice)) {
-    for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
-        test(&support::wgpu(language).0);
-    }
 }
 
 /// The place of the largest, the first of equal ones.

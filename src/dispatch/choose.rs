@@ -130,10 +130,9 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     // rows take twice as many as two. (Four rows of `Q4_K` at a time take too many registers as well.)
     let many = if normed && format == Format::Q4_0 { MANY_GATES } else { MANY_ROWS };
     let (groups, rows) = match params.rows {
-        _ if low_rank || normed && params.rows < many || format == Format::Q4_K => (8, 2),
-        _ if normed => (4, 4),
-        MANY_ROWS.. => (4, 4),
-        SOME_ROWS.. => (8, 2),
+        _ if low_rank || format == Format::Q4_K => (8, 2),
+        rows if rows >= many => (4, 4),
+        rows if normed || rows >= SOME_ROWS => (8, 2),
         _ => (16, 1),
     };
     Some(matvec::MatVec { format, batch: 1, groups, rows, reduce, normed, low_rank, bytes: true })

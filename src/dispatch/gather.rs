@@ -240,8 +240,7 @@ impl Gatherer {
         show: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, String> {
         submit();
-        let (bytes, device) = (bytes as u64, &self.queue.device);
-        let copy = Arc::new(ReadBack::new(self.staging.take(device, bytes), bytes));
+        let copy = self.read_back(bytes);
         let (this, from, to) = (self.clone(), from.clone(), copy.clone());
         self.server.submit(move |server| {
             if let Err(error) = this.copy(server, from, &to) {
@@ -249,17 +248,20 @@ impl Gatherer {
             }
         });
         self.server.flush_queue();
-        meanwhile();
-        copy.wait(device, &self.staging, || self.server.flush_queue(), show)
+        self.finish(&Begun(copy), meanwhile, show)
+    }
+
+    /// A copy of so many bytes to a staging buffer.
+    fn read_back(&self, bytes: usize) -> Arc<ReadBack> {
+        let bytes = bytes as u64;
+        Arc::new(ReadBack::new(self.staging.take(&self.queue.device, bytes), bytes))
     }
 
     /// As [`read`](Self::read), to be waited for later ([`finish`](Self::finish)): a part of the list that is
     /// open, if it is one that is made for later.
     pub(super) fn begin_read(&self, from: &Handle, bytes: usize) -> Option<Begun> {
         let later = OPEN.with_borrow(|open| open.as_ref()?.later.clone())?;
-        let bytes = bytes as u64;
-        let staging = self.staging.take(&self.queue.device, bytes);
-        let copy = Arc::new(ReadBack::new(staging, bytes));
+        let copy = self.read_back(bytes);
         later.copy(from.clone(), copy.clone());
         Some(Begun(copy))
     }

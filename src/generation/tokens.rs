@@ -50,38 +50,48 @@ impl<'m, B: Backend> Tokens<'m, B> {
     /// The next token, after the prompt and all tokens so far (`history`). With `goes_on`, another one is
     /// likely to be wanted.
     pub(super) fn next(&mut self, history: &[u32], goes_on: bool) -> Result<u32, GenerateError> {
-        let (model, cache) = (self.model, &mut self.cache);
-        let chosen = match std::mem::replace(&mut self.next, Next::Run(Vec::new())) {
-            Next::Chosen(chosen) => chosen,
-            Next::Run(tokens) => {
-                let logits = last_logits(model, &tokens, cache)?;
-                let is_largest = self.sampler.takes_the_largest();
-                if let Some(chosen) = is_largest.then(|| B::likeliest(&logits)).flatten() {
-                    chosen
-                } else {
-                    let look_ahead = || {
-                        if goes_on {
-                            model.look_ahead(cache, Deltas::NONE);
-                        }
-                    };
-                    let logits =
-                        B::read_while(logits, look_ahead).map_err(GenerateError::Device)?;
-                    let token = self.sampler.sample(&logits, history)?;
-                    self.next = Next::Run(vec![token]);
-                    return Ok(token);
-                }
-            }
+        let tokens = match std::mem::replace(&mut self.next, Next::Run(Vec::new())) {
+            Next::Chosen(chosen) => return self.read(&chosen, goes_on),
+            Next::Run(tokens) => tokens,
         };
+        let logits = last_logits(self.model, &tokens, &mut self.cache)?;
+        let is_largest = self.sampler.takes_the_largest();
+        match is_largest.then(|| B::likeliest(&logits)).flatten() {
+            Some(chosen) => self.read(&chosen, goes_on),
+            None => self.sample(logits, history, goes_on),
+        }
+    }
+
+    /// The token that the device has chosen, which goes on meanwhile.
+    fn read(&mut self, chosen: &Chosen<B>, goes_on: bool) -> Result<u32, GenerateError> {
         let mut following = None;
         let go_on = || {
             if goes_on {
-                following = model.choose_next(&chosen, cache, Deltas::NONE);
+                following = self.model.choose_next(chosen, &mut self.cache, Deltas::NONE);
             }
         };
-        let read = B::read_chosen(&chosen, go_on).map_err(GenerateError::Device)?;
+        let read = B::read_chosen(chosen, go_on).map_err(GenerateError::Device)?;
         let &(token, logit) = read.first().ok_or(BatchError::Empty { row: 0 })?;
-        Sampler::check_largest(token, logit, model.config().vocabulary)?;
+        Sampler::check_largest(token, logit, self.model.config().vocabulary)?;
         self.next = following.map_or_else(|| Next::Run(vec![token]), Next::Chosen);
+        Ok(token)
+    }
+
+    /// The token that the host chooses; the next step is listed meanwhile.
+    fn sample(
+        &mut self,
+        logits: Tensor<B, 2>,
+        history: &[u32],
+        goes_on: bool,
+    ) -> Result<u32, GenerateError> {
+        let look_ahead = || {
+            if goes_on {
+                self.model.look_ahead(&mut self.cache, Deltas::NONE);
+            }
+        };
+        let logits = B::read_while(logits, look_ahead).map_err(GenerateError::Device)?;
+        let token = self.sampler.sample(&logits, history)?;
+        self.next = Next::Run(vec![token]);
         Ok(token)
     }
 }

@@ -32,18 +32,12 @@ impl<B: Backend> Cache<B> {
         device: &B::Device,
         work: impl FnOnce(&mut Self) -> Result<Tensor<B, 2>, E>,
     ) {
-        self.forget_next();
-        if self.len() == self.capacity() {
-            return;
-        }
-        let (len, written) = (self.len(), self.bytes_written());
-        let listed = B::ahead(device, || work(self));
-        let bytes = self.bytes_written() - written;
-        if let Some((Ok(logits), ahead)) = listed {
+        let listed = self.one_more(|cache| {
+            let (logits, ahead) = B::ahead(device, || work(cache))?;
+            Some((logits.ok()?, ahead))
+        });
+        if let Some(((logits, ahead), bytes)) = listed {
             self.next = Some(NextStep { ahead, logits, by, bytes });
-        } else {
-            self.looks_ahead = false;
-            self.take_back(len, bytes);
         }
     }
 
@@ -55,17 +49,25 @@ impl<B: Backend> Cache<B> {
         device: &B::Device,
         work: impl FnOnce(&mut Self) -> Option<T>,
     ) -> Option<T> {
+        let made = self.one_more(|cache| B::follow(device, tokens, || work(cache)));
+        made.map(|(made, _)| made)
+    }
+
+    /// What `step` makes of one more position, if there is room for it, and what the layers' caches count as
+    /// written by it. Where it makes nothing, the cache is as it was, and is not asked again.
+    fn one_more<T>(&mut self, step: impl FnOnce(&mut Self) -> Option<T>) -> Option<(T, u64)> {
         self.forget_next();
         if self.len() == self.capacity() {
             return None;
         }
         let (len, written) = (self.len(), self.bytes_written());
-        let made = B::follow(device, tokens, || work(self));
+        let made = step(self);
+        let bytes = self.bytes_written() - written;
         if made.is_none() {
             self.looks_ahead = false;
-            self.take_back(len, self.bytes_written() - written);
+            self.take_back(len, bytes);
         }
-        made
+        Some((made?, bytes))
     }
 
     /// Runs the next step with these tokens, if it was listed for whom it is run by now.

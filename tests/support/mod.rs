@@ -37,6 +37,13 @@ pub fn wgpu(language: ShaderLanguage) -> (WgpuDevice, String) {
     open_wgpu(language).unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"))
 }
 
+/// Runs a test on [`wgpu`]'s device for SPIR-V, and on that for WGSL.
+pub fn on_both(test: impl Fn(&WgpuDevice)) {
+    for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
+        test(&wgpu(language).0);
+    }
+}
+
 /// The same job on every backend that this version has, in f32 unless it says otherwise.
 pub trait EveryBackend {
     /// Runs on one of them.
