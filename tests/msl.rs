@@ -10,6 +10,7 @@ use metal_candle::dispatch::{
 };
 use metal_candle_kernels::{
     Format, Kernel, MatrixUnits,
+    attention::Flash,
     matmul::{MatMul, Way},
     targets::generate,
 };
@@ -107,21 +108,32 @@ fn attention_is_right_over_32768_keys() {
 
 /// Matrix units of f16, whose numbers come in two halves, are made for Vulkan and CUDA; the same
 /// source for Apple's is executed here.
+fn check_halves(kernel: Kernel) {
+    let generated = generate(&kernel).expect("generates");
+    let program = Program::compile(&generated.msl.expect("Metal"), &generated.name);
+    let program = program.expect("compiles");
+    for case in check::cases(kernel) {
+        for order in Order::ALL {
+            let after = launch(&program, generated.cube_dim, &case, &[], order);
+            let error = after.and_then(|after| judge(&case, &after));
+            error.unwrap_or_else(|e| panic!("{} {order:?}: {e}", generated.name));
+        }
+    }
+}
+
+const HALVES: MatrixUnits = MatrixUnits { edge: 8, halves: true };
+
 #[test]
 fn products_of_halves_are_right() {
     for format in [Format::Q4_0, Format::Q8_0, Format::Q4_K, Format::Q6_K] {
-        let units = MatrixUnits { edge: 8, halves: true };
-        let kernel = Kernel::MatMul(MatMul { format, way: Way::Units(units), tile: 64 });
-        let generated = generate(&kernel).expect("generates");
-        let program = Program::compile(&generated.msl.expect("Metal"), &generated.name);
-        let program = program.expect("compiles");
-        for case in check::cases(kernel) {
-            for order in Order::ALL {
-                let after = launch(&program, generated.cube_dim, &case, &[], order);
-                let error = after.and_then(|after| judge(&case, &after));
-                error.unwrap_or_else(|e| panic!("{} {order:?}: {e}", generated.name));
-            }
-        }
+        check_halves(Kernel::MatMul(MatMul { format, way: Way::Units(HALVES), tile: 64 }));
+    }
+}
+
+#[test]
+fn attention_by_halves_is_right() {
+    for dim in [32, 80, 128] {
+        check_halves(Kernel::Flash(Flash::by_units(dim, HALVES).expect("fits")));
     }
 }
 

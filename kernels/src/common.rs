@@ -73,6 +73,24 @@ pub(crate) fn half_bits(bits: u32) -> f32 {
     f32::reinterpret(u32::reinterpret(magnitude) | ((bits & 0x8000u32) << 16u32))
 }
 
+/// The largest f16.
+const MOST: f32 = 65_504.0;
+
+/// Four numbers as the sums of two that f16 can say: the bits of each that f16 has, and what is left.
+/// (Drivers take `f32(f16(value))` for `value`.) Where it says so they may be beyond what f16 can say.
+#[cube]
+pub(crate) fn halves(value: F4, #[comptime] may_be_large: bool) -> (F4, F4) {
+    let mut first = F4::new(0.0f32);
+    #[unroll]
+    for e in 0..4usize {
+        first[e] = f32::reinterpret(u32::reinterpret(value[e]) & 0xffff_e000u32);
+        if comptime!(may_be_large) {
+            first[e] = max(min(first[e], MOST), -MOST);
+        }
+    }
+    (first, value - first)
+}
+
 /// Threads whose numbers differ in the bit `mask` share their first `items` out, of `each` values: each
 /// goes on with the sums of one half of them, the thread with the bit set with the upper half. A single
 /// one is summed for both.

@@ -164,6 +164,12 @@ impl Kernel {
         }
     }
 
+    /// Whether its loops are too long to be unrolled: a driver that has registers left does so, and
+    /// processors wait for instructions.
+    pub(crate) fn is_long(&self) -> bool {
+        matches!(self, Self::Flash(attention::Flash { units: Some(_), .. }))
+    }
+
     /// Whether it is made for each language, in the order of [`build::LANGUAGES`].
     pub fn languages(&self) -> [bool; 4] {
         match self.needs() {

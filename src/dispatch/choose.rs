@@ -66,15 +66,22 @@ pub fn decode(
 }
 
 /// The kernel that splits query rows; `None` where the head dimension does not fit.
-pub fn flash(dim: u32, f16: bool, params: &attention::Params) -> Option<attention::Flash> {
+pub fn flash(
+    kernels: &Kernels,
+    dim: u32,
+    f16: bool,
+    params: &attention::Params,
+) -> Option<attention::Flash> {
+    let by_units = |units: &MatrixUnits| attention::Flash::by_units(dim, *units);
+    let meets = |kernel: &attention::Flash| kernels.meets(&Kernel::Flash(*kernel).needs());
+    if f16 && let Some(kernel) = kernels.units().iter().filter_map(by_units).find(meets) {
+        return Some(kernel);
+    }
     // More rows read the keys less often; fewer rows give more cubes.
     let tiles = params.batch * params.heads * params.len.div_ceil(64);
     let rows = if dim > 128 || tiles < BUSY_CUBES / 2 { 32 } else { 64 };
-    (dim.is_multiple_of(16) && (16..=256).contains(&dim)).then_some(attention::Flash {
-        dim,
-        f16,
-        rows,
-    })
+    let fits = dim.is_multiple_of(16) && (16..=256).contains(&dim);
+    fits.then_some(attention::Flash { dim, f16, rows, units: None })
 }
 
 /// The kernel of many rows: by the largest matrix units that the device has. Measured on an H100

@@ -16,9 +16,9 @@
 use cubecl::prelude::*;
 use half::f16;
 
-use super::{LOWEST, visible};
+use super::{LOWEST, flash_units, visible};
 use crate::{
-    Needs,
+    MatrixUnits, Needs,
     common::{Builder, F4},
 };
 
@@ -38,9 +38,19 @@ pub struct Flash {
     pub f16: bool,
     /// Query rows of a cube: a multiple of 16.
     pub rows: u32,
+    /// By matrix units of f16 (see [`flash_units`]): a cache of f16, heads of up to 128 values.
+    pub units: Option<MatrixUnits>,
 }
 
 impl Flash {
+    /// The variant for these units; `None` where there is none.
+    pub const fn by_units(dim: u32, units: MatrixUnits) -> Option<Self> {
+        let fits = units.halves && dim.is_multiple_of(units.edge) && dim <= 128;
+        let kernel =
+            Self { dim, f16: true, rows: flash_units::rows(units.edge), units: Some(units) };
+        if fits { Some(kernel) } else { None }
+    }
+
     /// Cubes of one launch.
     pub const fn cubes(self, params: &super::Params) -> u32 {
         params.batch * params.heads * params.len.div_ceil(self.rows)
@@ -72,13 +82,15 @@ impl Flash {
     }
 
     pub(crate) fn name(self) -> String {
-        let Self { dim, f16, rows } = self;
+        let Self { dim, f16, rows, units } = self;
         let ty = if f16 { "f16" } else { "f32" };
-        format!("attention_flash_d{dim}_{ty}_r{rows}")
+        let way = units.map_or_else(String::new, |units| format!("_units{}", units.edge));
+        format!("attention_flash_d{dim}_{ty}_r{rows}{way}")
     }
 
     pub(crate) fn needs(self) -> Needs {
-        Needs { f16: self.f16, ..Needs::default() }
+        let Self { f16, units, .. } = self;
+        Needs { plane: units.map(|_| 32), f16, units, ..Needs::default() }
     }
 
     pub(crate) fn define(self) -> KernelDefinition {
@@ -91,7 +103,14 @@ impl Flash {
         let [keys, values] = [(); 2].map(|()| b.input::<Vector<C, Const<4>>>());
         let (padding, params) = (b.input::<u32>(), b.input::<u32>());
         let (out, log_sums) = (b.output::<F4>(), b.output::<f32>());
-        flash::expand::<C>(
+        let (expand, threads) = match self.units {
+            Some(_) => (
+                flash_units::flash::expand::<C> as fn(_, _, _, _, _, _, _, _, _),
+                flash_units::THREADS,
+            ),
+            None => (flash::expand::<C> as fn(_, _, _, _, _, _, _, _, _), (ACROSS * DOWN) as u32),
+        };
+        expand(
             &mut b.inner.scope,
             q.into(),
             keys.into(),
@@ -102,7 +121,7 @@ impl Flash {
             log_sums.into(),
             self,
         );
-        b.finish((ACROSS * DOWN) as u32, &self.name())
+        b.finish(threads, &self.name())
     }
 }
 

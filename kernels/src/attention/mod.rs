@@ -10,6 +10,7 @@
 
 mod decode;
 mod flash;
+mod flash_units;
 mod join;
 mod keys;
 mod layout;
@@ -23,7 +24,7 @@ pub use decode::Decode;
 pub use flash::Flash;
 pub use merge::{MAX_SPLITS, Merge};
 
-use crate::{Kernel, Reduce};
+use crate::{Kernel, MatrixUnits, Reduce};
 
 /// Stands for minus infinity: fast maths on Metal may assume that there is none.
 pub(crate) const LOWEST: f32 = -1.0e30;
@@ -137,9 +138,11 @@ pub(crate) fn table() -> Vec<Kernel> {
             }
             // Of the largest heads a thread can hold no more rows.
             for &rows in if dim > 128 { &[32][..] } else { &[32, 64] } {
-                all.push(Kernel::Flash(Flash { dim, f16, rows }));
+                all.push(Kernel::Flash(Flash { dim, f16, rows, units: None }));
             }
         }
+        let units = MatrixUnits { edge: 16, halves: true };
+        all.extend(Flash::by_units(dim, units).map(Kernel::Flash));
         all.push(Kernel::Merge(Merge { dim }));
     }
     all

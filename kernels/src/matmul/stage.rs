@@ -5,11 +5,8 @@ use cubecl::prelude::*;
 use super::{FOURS, MatMul};
 use crate::{
     blocks::{Levels, PIECE, decode, empty_piece, fetch, run_start, section_start, share_levels},
-    common::{F4, U4},
+    common::{F4, U4, halves},
 };
-
-/// The largest f16.
-const MOST: f32 = 65_504.0;
 
 /// What a launch reads and writes.
 #[derive(CubeType)]
@@ -231,17 +228,8 @@ fn put<E: Float>(
     #[comptime] kernel: MatMul,
 ) {
     if comptime!(kernel.parts() == 2) {
-        // The bits that f16 has. (Drivers take `f32(f16(value))` for `value`.)
-        let mut first = F4::new(0.0f32);
-        #[unroll]
-        for e in 0..4usize {
-            first[e] = f32::reinterpret(u32::reinterpret(value[e]) & 0xffff_e000u32);
-            if comptime!(is_x) {
-                first[e] = max(min(first[e], MOST), -MOST);
-            }
-        }
+        let (first, rest) = halves(value, is_x);
         stage[place] = Vector::<E, Const<4>>::cast_from(first);
-        let rest = value - first;
         stage[place + comptime!(kernel.stage())] = Vector::<E, Const<4>>::cast_from(rest);
     } else {
         stage[place] = Vector::<E, Const<4>>::cast_from(value);

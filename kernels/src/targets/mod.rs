@@ -71,7 +71,7 @@ fn cpp<D: Dialect>(kernel: &Kernel, products: &str, target: &str) -> Result<Writ
         .map_err(|error| format!("{name} for {target}: {error:?}"))?;
     let text = without_info(&compiled.to_string(), &name)?;
     Ok(Written {
-        text: texts::with_products_of_bytes(&text, products),
+        text: texts::with_ordered_planes(&texts::with_products_of_bytes(&text, products)),
         cube_dim: [dim.x, dim.y, dim.z],
         writes,
         shared_bytes: compiled.shared_memory_size(),
@@ -93,7 +93,10 @@ fn spirv(kernel: &Kernel) -> Result<Vec<u32>, String> {
     let compiled = SpirvCompiler::<GLCompute>::default()
         .compile(kernel.define(), &options, MODE, ADDRESS)
         .map_err(|error| format!("{name} for SPIR-V: {error:?}"))?;
-    Ok(modules::with_products_of_bytes(modules::relaxed(compiled.assembled_module, &name)?))
+    let module = modules::relaxed(compiled.assembled_module, &name)?;
+    let module = modules::ordered_planes(module, &name)?;
+    let module = if kernel.is_long() { modules::rolled(module) } else { module };
+    Ok(modules::with_products_of_bytes(module))
 }
 
 /// Compiles a kernel for every target that it is made for.

@@ -9,12 +9,16 @@ const OP_TYPE_INT: u32 = 21;
 const OP_CONSTANT: u32 = 43;
 const OP_COMPOSITE_EXTRACT: u32 = 81;
 const OP_SIGNED_MUL_EXTENDED: u32 = 152;
+const OP_CONTROL_BARRIER: u32 = 224;
 const OP_ATOMIC_LOAD: u32 = 227;
 const OP_ATOMIC_STORE: u32 = 228;
+const OP_LOOP_MERGE: u32 = 246;
 const OP_SIGNED_DOT: u32 = 4450;
 const CAPABILITIES_OF_DOT: [u32; 2] = [6018, 6019];
 /// Four bytes in a word.
 const PACKED_FORMAT: u32 = 0;
+const SUBGROUP: u32 = 3;
+const DO_NOT_UNROLL: u32 = 2;
 
 /// Where each instruction is, and its number.
 fn instructions(module: &[u32]) -> impl Iterator<Item = (std::ops::Range<usize>, u32)> {
@@ -57,6 +61,42 @@ pub(super) fn relaxed(mut module: Vec<u32>, name: &str) -> Result<Vec<u32>, Stri
         module[order] = none.ok_or_else(|| format!("{name} for SPIR-V: no constant 0"))?;
     }
     Ok(module)
+}
+
+/// A module whose barriers of planes order what is in shared memory, as those of cubes do, and as it is in
+/// CUDA. CubeCL has them order nothing.
+///
+/// # Errors
+/// That no barrier of a cube says how.
+pub(super) fn ordered_planes(mut module: Vec<u32>, name: &str) -> Result<Vec<u32>, String> {
+    let mut subgroup = None;
+    let mut of_cubes = None;
+    let mut of_planes = Vec::new();
+    for (place, op) in instructions(&module) {
+        let words = &module[place.clone()];
+        match op {
+            OP_CONSTANT if words.len() == 4 && words[3] == SUBGROUP => subgroup = Some(words[2]),
+            OP_CONTROL_BARRIER if Some(words[1]) == subgroup => of_planes.push(place.start + 3),
+            OP_CONTROL_BARRIER => of_cubes = Some(words[3]),
+            _ => {}
+        }
+    }
+    for order in of_planes {
+        module[order] =
+            of_cubes.ok_or_else(|| format!("{name} for SPIR-V: no barrier of a cube"))?;
+    }
+    Ok(module)
+}
+
+/// A module whose loops are not to be unrolled.
+pub(super) fn rolled(mut module: Vec<u32>) -> Vec<u32> {
+    let controls: Vec<usize> = instructions(&module)
+        .filter_map(|(place, op)| (op == OP_LOOP_MERGE).then_some(place.start + 3))
+        .collect();
+    for control in controls {
+        module[control] = DO_NOT_UNROLL;
+    }
+    module
 }
 
 /// A module in which the upper halves of products of 32 bits are sums of products of bytes, as in

@@ -44,6 +44,14 @@ pub fn without_info(text: &str, name: &str) -> Result<String, String> {
     if is_used { Err(format!("{name} reads the information block")) } else { Ok(kept) }
 }
 
+/// A text for Metal whose barriers of planes order what is in shared memory, as they do in CUDA.
+pub(super) fn with_ordered_planes(text: &str) -> String {
+    text.replace(
+        "simdgroup_barrier(mem_flags::mem_none)",
+        "simdgroup_barrier(mem_flags::mem_threadgroup)",
+    )
+}
+
 /// A text in which the upper halves of products of 32 bits are sums of products of bytes. CubeCL has no
 /// operation for these, and no kernel has a use for the others.
 pub(super) fn with_products_of_bytes(text: &str, function: &str) -> String {

@@ -87,7 +87,7 @@ impl Extent<'_> {
         options: &AttentionOptions,
     ) -> Option<(Flash, attention::Params)> {
         let params = self.takes(rows, heads).then(|| self.params(rows, heads, options))?;
-        let kernel = choose::flash(self.shape.head_dim as u32, self.f16(), &params)?;
+        let kernel = choose::flash(self.kernels, self.shape.head_dim as u32, self.f16(), &params)?;
         Some((kernel, params))
     }
 }
