@@ -163,6 +163,39 @@ fn what_is_no_number_shows() {
     }
 }
 
+/// Every barrier of attention by matrix units matters, those of planes too.
+#[test]
+fn removed_barriers_of_halves_are_caught() {
+    let kernel = Kernel::Flash(Flash::by_units(32, HALVES).expect("fits"));
+    let generated = generate(&kernel).expect("generates");
+    let (text, cases) = (generated.msl.expect("Metal"), check::cases(kernel));
+    let is_caught = |text: &str| {
+        let Ok(program) = Program::compile(text, &generated.name) else { return true };
+        cases.iter().any(|case| {
+            Order::ALL.into_iter().any(|order| {
+                let after = launch(&program, generated.cube_dim, case, &[], order);
+                after.and_then(|after| judge(case, &after)).is_err()
+            })
+        })
+    };
+    assert!(!is_caught(&text), "it fails as it is");
+    for (barrier, least) in [(BARRIER, 10), (BARRIER_OF_PLANES, 10)] {
+        let mutants: Vec<_> = (0..).map_while(|n| without_barrier(&text, barrier, n)).collect();
+        assert!(mutants.len() >= least, "{} of {barrier}", mutants.len());
+        for (n, mutant) in mutants.iter().enumerate() {
+            // A thread here stores those values of a matrix that it has loaded. Units that share them out in
+            // another way need a barrier between.
+            let (at, _) = text.match_indices(barrier).nth(n).expect("one more");
+            let matters = |line: &&str| !line.starts_with("const uint");
+            let before = text[..at].lines().rfind(matters);
+            let after = text[at..].lines().skip(1).find(matters);
+            let is_same = before.is_some_and(|line| line.starts_with("simdgroup_load("))
+                && after.is_some_and(|line| line.starts_with("simdgroup_store("));
+            assert!(is_same || is_caught(mutant), "{barrier} {n} can go");
+        }
+    }
+}
+
 /// Whether a changed text is caught: it does not compile, faults, or computes wrongly in some order.
 fn is_caught(text: &str, entry: &Entry, cases: &[Case]) -> bool {
     let Ok(program) = Program::compile(text, entry.name) else { return true };
@@ -171,9 +204,11 @@ fn is_caught(text: &str, entry: &Entry, cases: &[Case]) -> bool {
         .any(|case| Order::ALL.iter().any(|order| run(&program, entry, case, *order).is_err()))
 }
 
-/// A text with its `n`-th barrier taken out.
-fn without_barrier(text: &str, n: usize) -> Option<String> {
-    let barrier = "threadgroup_barrier(mem_flags::mem_threadgroup);";
+const BARRIER: &str = "threadgroup_barrier(mem_flags::mem_threadgroup);";
+const BARRIER_OF_PLANES: &str = "simdgroup_barrier(mem_flags::mem_threadgroup);";
+
+/// A text with its `n`-th barrier of a kind taken out.
+fn without_barrier(text: &str, barrier: &str, n: usize) -> Option<String> {
     let (at, _) = text.match_indices(barrier).nth(n)?;
     Some(format!("{}{}", &text[..at], &text[at + barrier.len()..]))
 }
@@ -215,7 +250,7 @@ fn removed_barriers_and_shifted_indices_are_caught() {
         let (text, cases) = (text(name), check::cases(kernel));
         assert!(!is_caught(&text, entry, &cases), "{name} fails as it is");
         for n in 0.. {
-            let Some(mutant) = without_barrier(&text, n) else { break };
+            let Some(mutant) = without_barrier(&text, BARRIER, n) else { break };
             mutants[0] += 1;
             if !is_caught(&mutant, entry, &cases) {
                 failures.push(format!("{name}: barrier {n} can go"));

@@ -164,10 +164,10 @@ impl Kernel {
         }
     }
 
-    /// Whether its loops are too long to be unrolled: a driver that has registers left does so, and
-    /// processors wait for instructions.
+    /// Whether its loops are so long that they must not be unrolled, which a driver does that has registers
+    /// left: processors would wait for instructions (docs/kernels.md).
     pub(crate) fn is_long(&self) -> bool {
-        matches!(self, Self::Flash(attention::Flash { units: Some(_), .. }))
+        self.needs().units.is_some()
     }
 
     /// Whether it is made for each language, in the order of [`build::LANGUAGES`].

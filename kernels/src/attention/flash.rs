@@ -125,6 +125,13 @@ impl Flash {
     }
 }
 
+/// Where a key lies in the cache, which is a ring and has no fewer places than keys.
+#[cube]
+fn slot_of(key: usize, start: usize, capacity: usize) -> usize {
+    let at = start + key;
+    at - select(at >= capacity, capacity, 0)
+}
+
 /// Adds to `scores` (own rows by 4 keys) the products of the staged chunk.
 #[cube]
 fn add_products(scores: &mut Array<f32>, stage: &SharedMemory<F4>, #[comptime] kernel: Flash) {
@@ -254,7 +261,6 @@ fn flash<C: Float>(
 
     let mut stage = SharedMemory::<F4>::new(comptime!(kernel.stage()));
     let mut weights = SharedMemory::<F4>::new(comptime!(rows * (ACROSS + 1)));
-    let mut maxima = SharedMemory::<f32>::new(comptime!(rows * ACROSS));
 
     // What the first row sees begins first, and what the last one sees ends last.
     let begin = visible(params, padding, sequence, tile * rows).0 as usize / KEYS;
@@ -281,7 +287,7 @@ fn flash<C: Float>(
             for i in 0..comptime!((KEYS * chunk).div_ceil(threads)) {
                 let place = thread + comptime!(i * threads);
                 let key = place / chunk;
-                let slot = (start + min(step * KEYS + key, total - 1)) % capacity;
+                let slot = slot_of(min(step * KEYS + key, total - 1), start, capacity);
                 // Every fourth key, so that neighbouring threads read neighbouring rows.
                 let to = key % 4 * ACROSS + key / 4;
                 stage[(rows + to) * stride + place % chunk] =
@@ -306,16 +312,24 @@ fn flash<C: Float>(
                 scores[comptime!(r * 4 + k)] = select(sees, score, LOWEST);
                 best = max(best, scores[comptime!(r * 4 + k)]);
             }
-            maxima[(row + r) * ACROSS + across] = best;
+            // Where weights will be: a maximum for each thread of the row.
+            weights[(row + r) * comptime!(ACROSS + 1) + across] = F4::new(best);
         }
+        sync_cube();
+        let mut bests = Array::<f32>::new(own);
+        #[unroll]
+        for r in 0..own {
+            bests[r] = maximum[r];
+            #[unroll]
+            for i in 0..ACROSS {
+                bests[r] = max(bests[r], weights[(row + r) * comptime!(ACROSS + 1) + i][0]);
+            }
+        }
+        // All of them have been read.
         sync_cube();
         #[unroll]
         for r in 0..own {
-            let mut best = maximum[r];
-            #[unroll]
-            for i in 0..ACROSS {
-                best = max(best, maxima[(row + r) * ACROSS + i]);
-            }
+            let best = bests[r];
             let keep = (maximum[r] - best).exp();
             maximum[r] = best;
             sum[r] *= keep;
@@ -342,7 +356,7 @@ fn flash<C: Float>(
                 let place = thread + comptime!(i * threads);
                 if place < comptime!(slice * vectors) {
                     let key = min(step * KEYS + part * slice + place / vectors, total - 1);
-                    let slot = (start + key) % capacity;
+                    let slot = slot_of(key, start, capacity);
                     stage[place] = F4::cast_from(values[(base + slot) * vectors + place % vectors]);
                 }
             }

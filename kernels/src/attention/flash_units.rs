@@ -190,13 +190,21 @@ fn own_sums(#[comptime] kernel: Flash) -> (usize, usize) {
     (first, first + row * stride + lane % SHARING * comptime!(kernel.each()))
 }
 
-/// Leaves a matrix of sums where all threads of its plane can read it.
+/// Leaves a matrix of sums where all threads of its plane can read it. The first one of several comes
+/// behind a barrier.
 #[cube]
-fn leave(sums: &mut SharedMemory<F4>, sum: &Matrix<f32>, #[comptime] kernel: Flash) {
+fn leave(
+    sums: &mut SharedMemory<F4>,
+    sum: &Matrix<f32>,
+    #[comptime] is_first: bool,
+    #[comptime] kernel: Flash,
+) {
     let stride = comptime!(kernel.sums_stride());
     let first = own_sums(kernel).0;
-    // What was there has been read.
-    sync_plane();
+    if comptime!(!is_first) {
+        // What was there has been read.
+        sync_plane();
+    }
     let mut to = sums.slice_mut(first, first + comptime!(kernel.edge() * stride));
     cmma::store(&mut to, sum, comptime!(stride as u32 * 4), MatrixLayout::RowMajor);
     sync_plane();
@@ -215,7 +223,7 @@ fn scale(
     let has_row = UNIT_POS_X as usize % PLANE / SHARING < comptime!(kernel.edge());
     #[unroll]
     for column in 0..comptime!(kernel.along()) {
-        leave(sums, result.index(column), kernel);
+        leave(sums, result.index(column), comptime!(column == 0), kernel);
         if has_row {
             #[unroll]
             for i in 0..comptime!(kernel.each()) {
@@ -270,8 +278,10 @@ fn queries<C: Float>(
                     staged[i] = Vector::cast_from(small);
                 }
             }
-            // What was there has been loaded.
-            sync_cube();
+            if comptime!(turn + part > 0) {
+                // What was there has been loaded.
+                sync_cube();
+            }
             stage::<C>(block, &staged, kernel);
             sync_cube();
             let plane = UNIT_POS_X as usize / PLANE;
@@ -382,7 +392,7 @@ pub(super) fn flash<C: Float>(
                 let rest = queries.index(comptime!(along + i));
                 cmma::execute::<C, C, f32, f32>(rest, &key, &product, &product);
             }
-            leave(&mut sums, &product, kernel);
+            leave(&mut sums, &product, comptime!(deep == 0), kernel);
             #[unroll]
             for i in 0..each {
                 let four = sums[own_sums + i];
@@ -398,16 +408,19 @@ pub(super) fn flash<C: Float>(
         sync_cube();
         read::<C>(values, &mut v, params, base, (step + 1) * block_keys, kernel);
 
+        // Together, so that whoever has no cap jumps over all of it.
+        if soft_cap != 0.0f32 {
+            #[unroll]
+            for i in 0..comptime!(DEEP * 4 * each) {
+                scores[i] = soft_cap * (scores[i] / soft_cap).tanh();
+            }
+        }
         let mut best = f32::new(LOWEST);
         let first_key = (step * block_keys + lane % SHARING * comptime!(each * 4)) as u32;
         #[unroll]
         for i in 0..comptime!(DEEP * 4 * each) {
-            let mut score = scores[i];
-            if soft_cap != 0.0f32 {
-                score = soft_cap * (score / soft_cap).tanh();
-            }
             let key = first_key + comptime!((i / (4 * each) * edge + i % (4 * each)) as u32);
-            scores[i] = select(key >= seen.0 && key < seen.1, score, LOWEST);
+            scores[i] = select(key >= seen.0 && key < seen.1, scores[i], LOWEST);
             best = max(best, scores[i]);
         }
         best = max(best, plane_shuffle_xor(best, 1u32));
@@ -441,8 +454,10 @@ pub(super) fn flash<C: Float>(
                 }
                 fours[i] = four;
             }
-            // What was there has been loaded.
-            sync_plane();
+            if comptime!(deep > 0) {
+                // What was there has been loaded.
+                sync_plane();
+            }
             if has_row {
                 #[unroll]
                 for i in 0..each {
@@ -486,7 +501,7 @@ pub(super) fn flash<C: Float>(
     let writes = has_row && row < len;
     #[unroll]
     for column in 0..along {
-        leave(&mut sums, result.index(column), kernel);
+        leave(&mut sums, result.index(column), comptime!(column == 0), kernel);
         if writes {
             #[unroll]
             for i in 0..each {

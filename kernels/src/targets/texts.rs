@@ -44,12 +44,12 @@ pub fn without_info(text: &str, name: &str) -> Result<String, String> {
     if is_used { Err(format!("{name} reads the information block")) } else { Ok(kept) }
 }
 
-/// A text for Metal whose barriers of planes order what is in shared memory, as they do in CUDA.
+/// A text for Metal whose barriers of planes order what is in shared memory, as they do in CUDA. (CubeCL
+/// adds one of its own behind each matrix that is stored: where a kernel has one there, too, it is enough.)
 pub(super) fn with_ordered_planes(text: &str) -> String {
-    text.replace(
-        "simdgroup_barrier(mem_flags::mem_none)",
-        "simdgroup_barrier(mem_flags::mem_threadgroup)",
-    )
+    const BARRIER: &str = "simdgroup_barrier(mem_flags::mem_threadgroup);\n";
+    text.replace("simdgroup_barrier(mem_flags::mem_none);\n", BARRIER)
+        .replace(&BARRIER.repeat(2), BARRIER)
 }
 
 /// A text in which the upper halves of products of 32 bits are sums of products of bytes. CubeCL has no
