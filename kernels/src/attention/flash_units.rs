@@ -8,7 +8,7 @@
 //! Queries, scaled, and weights are sums of two halves (see [`matmul`](crate::matmul)), keys and values
 //! are f16 as they are: so nothing is lost that f32 has. Nobody but the units knows which thread has which
 //! value of a matrix; so the result is scaled only when a maximum has grown by more than [`SLACK`], through
-//! shared memory (Dao et al., FlashAttention-4, 2026, do so to save time): weights are relative to a maximum
+//! shared memory (FlashAttention-4 does so to save time): weights are relative to a maximum
 //! that is at most so much too small.
 //!
 //! Buffers: as for [`Flash`].

@@ -130,6 +130,20 @@ mod tests {
     use super::*;
     use crate::table;
 
+    #[test]
+    fn long_kernels_keep_their_loops_and_planes_are_ordered() {
+        let spirv = |name: &str| {
+            let kernel = table().into_iter().find(|kernel| kernel.name() == name);
+            generate(&kernel.expect("a kernel")).expect("generates").spirv.expect("a module")
+        };
+        let flash = spirv("attention_flash_d128_f16_r64_units16");
+        let (loops, barriers) = modules::loops_and_barriers(&flash);
+        assert_eq!(loops, [false]);
+        assert!(barriers.len() > 20 && barriers.iter().all(|&orders| orders), "{barriers:?}");
+        let (loops, barriers) = modules::loops_and_barriers(&spirv("attention_merge_d64"));
+        assert!(loops.contains(&true) && barriers.is_empty());
+    }
+
     /// Two pieces, of each 8 words by 3 bytes.
     #[test]
     fn products_of_bytes_are_put_in() {

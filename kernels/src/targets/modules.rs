@@ -131,3 +131,16 @@ pub(super) fn with_products_of_bytes(module: Vec<u32>) -> Vec<u32> {
 pub(super) fn products_of_bytes(module: &[u32]) -> usize {
     instructions(module).filter(|(_, op)| *op == OP_SIGNED_DOT).count()
 }
+
+/// Of each loop, whether it may be unrolled; and of each barrier of a plane, whether it orders as one of a
+/// cube does.
+#[cfg(test)]
+pub(super) fn loops_and_barriers(module: &[u32]) -> (Vec<bool>, Vec<bool>) {
+    let words = |op| instructions(module).filter(move |i| i.1 == op).map(|i| &module[i.0]);
+    let loops = words(OP_LOOP_MERGE).map(|words| words[3] != DO_NOT_UNROLL).collect();
+    let is_subgroup = |id: u32| words(OP_CONSTANT).any(|c| c[2] == id && c[3] == SUBGROUP);
+    let (of_planes, of_cubes): (Vec<_>, Vec<_>) =
+        words(OP_CONTROL_BARRIER).partition(|words| is_subgroup(words[1]));
+    let orders = |words: &&[u32]| of_cubes.iter().any(|of_cube| of_cube[3] == words[3]);
+    (loops, of_planes.iter().map(orders).collect())
+}
