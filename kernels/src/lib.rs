@@ -36,6 +36,7 @@ pub mod rope;
 pub mod rows;
 pub mod swiglu;
 pub mod targets;
+mod units;
 
 use cubecl::prelude::KernelDefinition;
 

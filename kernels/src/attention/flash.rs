@@ -16,7 +16,12 @@
 use cubecl::prelude::*;
 use half::f16;
 
-use super::{LOWEST, flash_units, visible};
+use super::{
+    LOWEST, flash_units,
+    keys::slot_of,
+    tile::{blocks, place_of, tile},
+    visible,
+};
 use crate::{
     MatrixUnits, Needs,
     common::{Builder, F4},
@@ -126,13 +131,6 @@ impl Flash {
     }
 }
 
-/// Where a key lies in the cache, which is a ring and has no fewer places than keys.
-#[cube]
-fn slot_of(key: usize, start: usize, capacity: usize) -> usize {
-    let at = start + key;
-    at - select(at >= capacity, capacity, 0)
-}
-
 /// Adds to `scores` (own rows by 4 keys) the products of the staged chunk.
 #[cube]
 fn add_products(scores: &mut Array<f32>, stage: &SharedMemory<F4>, #[comptime] kernel: Flash) {
@@ -219,24 +217,14 @@ fn flash<C: Float>(
     let slice = comptime!(kernel.slice());
     let threads = comptime!(ACROSS * DOWN);
 
-    let batch = params[0] as usize;
     let len = params[1] as usize;
-    let heads = params[2] as usize;
-    let kv_heads = params[3] as usize;
     let total = params[4] as usize;
     let capacity = params[5] as usize;
     let start = params[6] as usize;
     let scale = f32::reinterpret(params[8]);
     let soft_cap = f32::reinterpret(params[9]);
-
-    let tiles = (len + comptime!(rows - 1)) / rows;
-    // Cubes behind the end do the last one's work again.
-    let cube = min(CUBE_POS, batch * heads * tiles - 1);
-    // Later rows see more keys: the longest work begins first.
-    let tile = tiles - 1 - cube / (batch * heads);
-    let sequence = cube / heads % batch;
-    let head = cube % heads;
-    let base = (sequence * kv_heads + head / (heads / kv_heads)) * capacity;
+    let tile = tile(params, kernel);
+    let base = tile.base;
 
     let thread = UNIT_POS_X as usize;
     let across = thread % ACROSS;
@@ -249,7 +237,7 @@ fn flash<C: Float>(
     let mut acc = Array::<F4>::new(comptime!(own * columns));
     #[unroll]
     for r in 0..own {
-        let seen = visible(params, padding, sequence, min(tile * rows + row + r, len - 1));
+        let seen = visible(params, padding, tile.sequence, min(tile.first_row + row + r, len - 1));
         first[r] = seen.0;
         last[r] = seen.1;
         maximum[r] = LOWEST;
@@ -263,10 +251,7 @@ fn flash<C: Float>(
     let mut stage = SharedMemory::<F4>::new(comptime!(kernel.stage()));
     let mut weights = SharedMemory::<F4>::new(comptime!(rows * (ACROSS + 1)));
 
-    // What the first row sees begins first, and what the last one sees ends last.
-    let begin = visible(params, padding, sequence, tile * rows).0 as usize / KEYS;
-    let end = visible(params, padding, sequence, min(tile * rows + comptime!(rows - 1), len - 1)).1;
-    let end = (end as usize + comptime!(KEYS - 1)) / KEYS;
+    let (begin, end) = blocks(&tile, params, padding, KEYS);
     for step in begin..end {
         let mut scores = Array::<f32>::new(comptime!(own * 4));
         #[unroll]
@@ -279,8 +264,8 @@ fn flash<C: Float>(
             #[unroll]
             for i in 0..comptime!((rows * chunk).div_ceil(threads)) {
                 let place = thread + comptime!(i * threads);
-                let position = min(tile * rows + place / chunk, len - 1);
-                let from = ((sequence * len + position) * heads + head) * vectors;
+                let position = min(tile.first_row + place / chunk, len - 1);
+                let from = place_of(&tile, position) * vectors;
                 stage[place / chunk * stride + place % chunk] =
                     q[from + part * chunk + place % chunk] * F4::new(scale);
             }
@@ -368,9 +353,9 @@ fn flash<C: Float>(
 
     #[unroll]
     for r in 0..own {
-        let position = tile * rows + row + r;
+        let position = tile.first_row + row + r;
         if position < len {
-            let place = (sequence * len + position) * heads + head;
+            let place = place_of(&tile, position);
             let is_empty = sum[r] == 0.0f32;
             let total = select(is_empty, 1.0f32, sum[r]);
             let factor = select(is_empty, 0.0f32, 1.0f32 / total);

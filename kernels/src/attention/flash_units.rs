@@ -18,8 +18,17 @@ use cubecl::{
     prelude::*,
 };
 
-use super::{LOWEST, flash::Flash, visible};
-use crate::common::{F4, halves};
+use super::{
+    LOWEST,
+    flash::Flash,
+    keys::slot_of,
+    tile::{Tile, blocks, place_of, tile},
+    visible,
+};
+use crate::{
+    common::{F4, halves},
+    units::{load, matrix, zeros},
+};
 
 /// Threads of a plane.
 const PLANE: usize = 32;
@@ -107,9 +116,7 @@ fn read<C: Float>(
     #[unroll]
     for i in 0..comptime!(kernel.own()) {
         let at = first * fours + UNIT_POS_X as usize + comptime!(i * THREADS as usize);
-        // There are no more keys than places.
-        let at = start + min(at, last);
-        held[i] = from[base * fours + at - select(at >= all, all, 0)];
+        held[i] = from[base * fours + slot_of(min(at, last), start, all)];
     }
 }
 
@@ -134,48 +141,6 @@ fn stage<C: Float>(
             }
         }
     }
-}
-
-/// A matrix that is loaded next.
-#[cube]
-fn matrix<C: Float>(
-    #[comptime] ident: MatrixIdent,
-    #[comptime] layout: MatrixLayout,
-    #[comptime] kernel: Flash,
-) -> Matrix<C> {
-    let edge = comptime!(kernel.edge());
-    // SAFETY: see above.
-    unsafe { Matrix::<C>::uninitialized(ident, edge, edge, edge, layout) }
-}
-
-/// From vector `from` of shared memory on.
-#[cube]
-fn load<C: Float>(
-    memory: &SharedMemory<Vector<C, Const<4>>>,
-    from: usize,
-    #[comptime] stride: usize,
-    #[comptime] ident: MatrixIdent,
-    #[comptime] layout: MatrixLayout,
-    #[comptime] kernel: Flash,
-) -> Matrix<C> {
-    let matrix = matrix::<C>(ident, layout, kernel);
-    let slice = memory.slice(from, from + comptime!(kernel.edge() * stride));
-    cmma::load(&matrix, &slice, comptime!(stride as u32 * 4));
-    matrix
-}
-
-/// A matrix of zeros that products are added to.
-#[cube]
-fn nothing(#[comptime] kernel: Flash) -> Matrix<f32> {
-    let edge = comptime!(kernel.edge());
-    Matrix::<f32>::from_value(
-        MatrixIdent::Accumulator,
-        edge,
-        edge,
-        edge,
-        MatrixLayout::Undefined,
-        0.0f32,
-    )
 }
 
 /// Where in shared memory a plane's own matrix of sums begins, and the thread's first vector of its row
@@ -242,9 +207,7 @@ fn scale(
 fn queries<C: Float>(
     q: &Array<F4>,
     params: &Array<u32>,
-    first: usize,
-    row_stride: usize,
-    last: usize,
+    tile: &Tile,
     block: &mut SharedMemory<Vector<C, Const<4>>>,
     #[comptime] kernel: Flash,
 ) -> Sequence<Matrix<C>> {
@@ -254,7 +217,7 @@ fn queries<C: Float>(
     let mut all = Sequence::<Matrix<C>>::new();
     #[unroll]
     for _ in 0..comptime!(2 * along) {
-        all.push(matrix::<C>(MatrixIdent::A, MatrixLayout::RowMajor, kernel));
+        all.push(matrix::<C>(MatrixIdent::A, MatrixLayout::RowMajor, edge));
     }
     // As many rows at a time as there are keys in a block.
     #[unroll]
@@ -263,8 +226,9 @@ fn queries<C: Float>(
         #[unroll]
         for i in 0..comptime!(kernel.own()) {
             let at = UNIT_POS_X as usize + comptime!(i * THREADS as usize);
-            let row = min(at / fours + comptime!(turn * kernel.block()), last);
-            held[i] = q[first + row * row_stride + at % fours] * factor;
+            let row = tile.first_row + at / fours + comptime!(turn * kernel.block());
+            let from = place_of(tile, min(row, tile.last_row)) * fours;
+            held[i] = q[from + at % fours] * factor;
         }
         #[unroll]
         for part in 0..2usize {
@@ -310,32 +274,14 @@ pub(super) fn flash<C: Float>(
     log_sums: &mut Array<f32>,
     #[comptime] kernel: Flash,
 ) {
-    let rows = comptime!(kernel.rows as usize);
     let (edge, along, block_keys) = comptime!((kernel.edge(), kernel.along(), kernel.block()));
     let (fours, stride, each) = comptime!((kernel.fours(), kernel.block_stride(), kernel.each()));
 
-    let batch = params[0] as usize;
     let len = params[1] as usize;
-    let heads = params[2] as usize;
-    let kv_heads = params[3] as usize;
-    let capacity = params[5] as usize;
     let soft_cap = f32::reinterpret(params[9]);
-
-    let tiles = (len + comptime!(rows - 1)) / rows;
-    // Cubes behind the end do the last one's work again.
-    let cube = min(CUBE_POS, batch * heads * tiles - 1);
-    // Later rows see more keys: the longest work begins first.
-    let tile = tiles - 1 - cube / (batch * heads);
-    let sequence = cube / heads % batch;
-    let head = cube % heads;
-    let base = (sequence * kv_heads + head / (heads / kv_heads)) * capacity;
-    let first_row = tile * rows;
-    let last_row = min(first_row + comptime!(rows - 1), len - 1);
-
-    // What the first row sees begins first, and what the last one sees ends last.
-    let begin = visible(params, padding, sequence, first_row).0 as usize / block_keys;
-    let end = visible(params, padding, sequence, last_row).1;
-    let end = (end as usize + comptime!(block_keys - 1)) / block_keys;
+    let tile = tile(params, kernel);
+    let base = tile.base;
+    let (begin, end) = blocks(&tile, params, padding, block_keys);
     let mut k = Array::<Vector<C, Const<4>>>::new(comptime!(kernel.own()));
     let mut v = Array::<Vector<C, Const<4>>>::new(comptime!(kernel.own()));
     read::<C>(keys, &mut k, params, base, begin * block_keys, kernel);
@@ -346,27 +292,18 @@ pub(super) fn flash<C: Float>(
     let mut weights = SharedMemory::<Vector<C, Const<4>>>::new(comptime!(
         2 * PLANES * edge * kernel.weights_stride()
     ));
-    let first_query = ((sequence * len + first_row) * heads + head) * fours;
-    let queries = queries::<C>(
-        q,
-        params,
-        first_query,
-        heads * fours,
-        last_row - first_row,
-        &mut block,
-        kernel,
-    );
+    let queries = queries::<C>(q, params, &tile, &mut block, kernel);
     let mut result = Sequence::<Matrix<f32>>::new();
     #[unroll]
     for _ in 0..along {
-        result.push(nothing(kernel));
+        result.push(zeros(edge));
     }
 
     let lane = UNIT_POS_X as usize % PLANE;
     let plane = UNIT_POS_X as usize / PLANE;
-    let row = first_row + plane * edge + min(lane / SHARING, comptime!(edge - 1));
+    let row = tile.first_row + plane * edge + min(lane / SHARING, comptime!(edge - 1));
     let has_row = lane / SHARING < edge;
-    let seen = visible(params, padding, sequence, min(row, len - 1));
+    let seen = visible(params, padding, tile.sequence, min(row, len - 1));
     let own_sums = own_sums(kernel).1;
     let weights_stride = comptime!(kernel.weights_stride());
     let own_weights = plane * comptime!(2 * edge * weights_stride);
@@ -382,12 +319,12 @@ pub(super) fn flash<C: Float>(
         let mut scores = Array::<f32>::new(comptime!(DEEP * 4 * each));
         #[unroll]
         for deep in 0..DEEP {
-            let product = nothing(kernel);
+            let product = zeros(edge);
             #[unroll]
             for i in 0..along {
                 let from = comptime!(deep * edge * stride + i * edge / 4).runtime();
                 let (ident, layout) = comptime!((MatrixIdent::B, MatrixLayout::ColMajor));
-                let key = load::<C>(&block, from, stride, ident, layout, kernel);
+                let key = load::<C>(&block, from, stride, ident, layout, edge);
                 cmma::execute::<C, C, f32, f32>(queries.index(i), &key, &product, &product);
                 let rest = queries.index(comptime!(along + i));
                 cmma::execute::<C, C, f32, f32>(rest, &key, &product, &product);
@@ -473,7 +410,7 @@ pub(super) fn flash<C: Float>(
             for part in 0..2usize {
                 let from = own_weights + comptime!(part * edge * weights_stride);
                 let (ident, layout) = comptime!((MatrixIdent::A, MatrixLayout::RowMajor));
-                parts.push(load::<C>(&weights, from, weights_stride, ident, layout, kernel));
+                parts.push(load::<C>(&weights, from, weights_stride, ident, layout, edge));
             }
         }
         #[unroll]
@@ -483,7 +420,7 @@ pub(super) fn flash<C: Float>(
             for deep in 0..DEEP {
                 let from = comptime!(deep * edge * stride + column * edge / 4).runtime();
                 let (ident, layout) = comptime!((MatrixIdent::B, MatrixLayout::RowMajor));
-                let value = load::<C>(&block, from, stride, ident, layout, kernel);
+                let value = load::<C>(&block, from, stride, ident, layout, edge);
                 #[unroll]
                 for part in 0..2usize {
                     let weight = parts.index(comptime!(2 * deep + part));
@@ -497,7 +434,7 @@ pub(super) fn flash<C: Float>(
     let is_empty = sum == 0.0f32;
     let total = select(is_empty, 1.0f32, sum);
     let factor = select(is_empty, 0.0f32, 1.0f32 / (total * LARGER));
-    let place = (sequence * len + row) * heads + head;
+    let place = place_of(&tile, row);
     let writes = has_row && row < len;
     #[unroll]
     for column in 0..along {

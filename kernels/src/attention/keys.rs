@@ -17,12 +17,17 @@ pub(super) struct Keys {
     pub(super) capacity: usize,
 }
 
+/// Where a key lies in a ring that has no fewer places than keys, whose oldest one lies at `start`.
+#[cube]
+pub(super) fn slot_of(key: usize, start: usize, capacity: usize) -> usize {
+    let at = start + key;
+    at - select(at >= capacity, capacity, 0)
+}
+
 /// The first vector of a key, or value, in the cache.
 #[cube]
 pub(super) fn place(keys: &Keys, key: usize, #[comptime] kernel: Decode) -> usize {
-    // There are no more keys than places.
-    let at = keys.start + key;
-    let slot = at - select(at >= keys.capacity, keys.capacity, 0);
+    let slot = slot_of(key, keys.start, keys.capacity);
     (keys.base + slot) * comptime!(kernel.dim as usize / 4)
 }
 

@@ -7,7 +7,7 @@ use cubecl::{
 };
 
 use super::{MatMul, Way, stage};
-use crate::blocks::PIECE;
+use crate::{blocks::PIECE, units};
 
 /// Planes below each other.
 const DOWN: usize = 2;
@@ -52,12 +52,8 @@ fn load<E: Float>(
     } else {
         (MatrixIdent::B, MatrixLayout::ColMajor)
     });
-    // SAFETY: it is loaded next.
-    let matrix = unsafe { Matrix::<E>::uninitialized(ident, edge, edge, edge, layout) };
     let from = row * stride + comptime!(part * kernel.stage() + step * kernel.edge() / 4);
-    let slice = stage.slice(from, from + comptime!(kernel.edge() * kernel.stride()));
-    cmma::load(&matrix, &slice, comptime!(kernel.stride() as u32 * 4));
-    matrix
+    units::load::<E>(stage, from, stride, ident, layout, edge)
 }
 
 #[cube]
@@ -75,14 +71,7 @@ pub(crate) fn product<E: Float>(io: &mut stage::Buffers, #[comptime] kernel: Mat
     let mut sums = Sequence::<Matrix<f32>>::new();
     #[unroll]
     for _ in 0..comptime!(own_x * own) {
-        sums.push(Matrix::<f32>::from_value(
-            MatrixIdent::Accumulator,
-            edge,
-            edge,
-            edge,
-            MatrixLayout::Undefined,
-            0.0f32,
-        ));
+        sums.push(units::zeros(edge));
     }
     let mut ahead = stage::nothing_ahead(kernel);
     stage::begin(io, &tile, &mut ahead, &mut raw, kernel);
