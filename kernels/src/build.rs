@@ -58,11 +58,11 @@ fn texts(generated: &Generated) -> [Vec<u8>; 4] {
     ]
 }
 
-/// Generates `kernels` on all cores, in their order.
-///
-/// # Errors
-/// As [`generate`].
-pub fn generate_all(kernels: &[Kernel]) -> Result<Vec<Generated>, String> {
+/// What `make` gives for each of the kernels, in their order.
+fn on_all_cores<T: Send>(
+    kernels: &[Kernel],
+    make: impl Fn(&Kernel) -> Result<T, String> + Sync,
+) -> Result<Vec<T>, String> {
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
@@ -70,7 +70,7 @@ pub fn generate_all(kernels: &[Kernel]) -> Result<Vec<Generated>, String> {
         while let i = next.fetch_add(1, Ordering::Relaxed)
             && let Some(kernel) = kernels.get(i)
         {
-            done.push((i, generate(kernel)));
+            done.push((i, make(kernel)));
         }
         done
     };
@@ -81,9 +81,34 @@ pub fn generate_all(kernels: &[Kernel]) -> Result<Vec<Generated>, String> {
             .map(|worker| worker.join().map_err(|_| "a kernel could not be expanded".to_string()))
             .collect::<Result<Vec<_>, _>>()
     })?
-    .concat();
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>();
     all.sort_by_key(|(i, _)| *i);
-    all.into_iter().map(|(_, generated)| generated).collect()
+    all.into_iter().map(|(_, made)| made).collect()
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A kernel as it is stored.
+struct Stored {
+    generated: Generated,
+    /// Bytes of text in each of [`LANGUAGES`], and the text deflated.
+    texts: [(usize, Vec<u8>); 4],
+}
+
+/// Generates a kernel, and writes each of its texts into a folder.
+fn stored(kernel: &Kernel, folder: &Path) -> Result<Stored, String> {
+    let generated = generate(kernel)?;
+    let mut stored: [(usize, Vec<u8>); 4] = Default::default();
+    for (i, text) in texts(&generated).into_iter().enumerate().filter(|(_, text)| !text.is_empty())
+    {
+        put(&folder.join(format!("{}.{}", generated.name, LANGUAGES[i])), &text)?;
+        stored[i] = (text.len(), compress_to_vec(&text, 6));
+    }
+    Ok(Stored { generated, texts: stored })
 }
 
 /// Writes everything into `folder`, which must exist.
@@ -95,17 +120,14 @@ pub fn write(folder: &Path) -> Result<Summary, String> {
     let mut kernels: Vec<_> = table().into_iter().map(|kernel| (kernel.name(), kernel)).collect();
     kernels.sort_by(|a, b| a.0.cmp(&b.0));
     let kernels: Vec<Kernel> = kernels.into_iter().map(|(_, kernel)| kernel).collect();
-    let generated = generate_all(&kernels)?;
-
     let texts_folder = folder.join("text");
     fs::create_dir_all(&texts_folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let put = |path: &Path, bytes: &[u8]| {
-        fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
-    };
+    let all = on_all_cores(&kernels, |kernel| stored(kernel, &texts_folder))?;
+
     let mut blobs: [Vec<u8>; 4] = Default::default();
     let mut bytes = [0; 4];
     let mut manifest = String::from("&[\n");
-    for (kernel, generated) in kernels.iter().zip(&generated) {
+    for (kernel, Stored { generated, texts }) in kernels.iter().zip(&all) {
         let Generated { name, cube_dim, writes, shared_bytes, .. } = generated;
         let needs = kernel.needs();
         let family = kernel.family();
@@ -115,16 +137,10 @@ pub fn write(folder: &Path) -> Result<Summary, String> {
              &{writes:?}, shared_bytes: {shared_bytes}, needs: {needs:?}, places: [",
         )
         .expect("a string");
-        for (i, text) in texts(generated).into_iter().enumerate() {
-            if text.is_empty() {
-                manifest.push_str("(0, 0), ");
-                continue;
-            }
-            put(&texts_folder.join(format!("{name}.{}", LANGUAGES[i])), &text)?;
-            let packed = compress_to_vec(&text, 6);
-            let from = blobs[i].len();
-            blobs[i].extend_from_slice(&packed);
-            bytes[i] += text.len();
+        for (i, (len, packed)) in texts.iter().enumerate() {
+            let from = if *len == 0 { 0 } else { blobs[i].len() };
+            blobs[i].extend_from_slice(packed);
+            bytes[i] += len;
             write!(manifest, "({from}, {}), ", packed.len()).expect("a string");
         }
         manifest.push_str("] },\n");
