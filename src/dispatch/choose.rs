@@ -134,10 +134,13 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     }
     let (normed, low_rank) = (params.norm.is_some(), params.low_rank.is_some());
     // As measured on an H200, within a step: there a launch also has to read its instructions, and four
-    // rows take twice as many as two. (Four rows of `Q4_K` at a time take too many registers as well.)
+    // rows take twice as many as two. (Four rows of blocks of 256 at a time take too many registers as well.)
     let many = if normed && format == Format::Q4_0 { MANY_GATES } else { MANY_ROWS };
     let (groups, rows) = match params.rows {
-        _ if low_rank || format == Format::Q4_K => (8, 2),
+        _ if low_rank => (8, 2),
+        _ if format == Format::Q5_K && !normed => (16, 1),
+        rows if format == Format::Q4_K && !normed && rows < MANY_ROWS => (16, 1),
+        _ if format.block_len() > 32 => (8, 2),
         rows if rows >= many => (4, 4),
         rows if normed || rows >= SOME_ROWS => (8, 2),
         _ => (16, 1),
@@ -157,6 +160,7 @@ fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::
     // adapter there is one shape.)
     let (groups, rows, reduce) = match (reduce, batch, format.is_packed()) {
         (Reduce::Plane(_), 1, true) if low_rank && !normed => (8, 2, reduce),
+        (Reduce::Plane(_), 1, true) if low_rank && format.takes_bytes() => (4, 2, reduce),
         (Reduce::Plane(_), 1, false) if low_rank && !normed => (1, 2, planes(4)),
         (Reduce::Plane(_), 1, false) if low_rank => (1, 4, planes(4)),
         (Reduce::Shared(_), 8, _) => (4, 1, reduce),

@@ -14,6 +14,12 @@ fn bits(q: u32, #[comptime] i: usize, #[comptime] shift: usize, #[comptime] mask
     (q >> comptime!((8 * i + shift) as u32)) & mask
 }
 
+/// Bytes from one section to the next where both have those of the places of a piece, 8 of each, and two
+/// to spare.
+const fn section_bytes(together: usize) -> usize {
+    8 * together + 4
+}
+
 /// The byte of a scale of `run`: of 8 bytes that were read, those of the lower or upper 16 places.
 #[cube]
 fn scale_byte(read: &Read, piece: usize, #[comptime] at: usize, #[comptime] run: usize) -> u32 {
@@ -28,7 +34,7 @@ pub(super) const fn two_bits(run: usize) -> u32 {
 }
 
 /// 84 bytes: 16 scales (low nibble) and minimums (high), 64 bytes of codes, d, dmin.
-/// Read: the 8 scales of the half, 8 bytes of codes, d and dmin.
+/// Read: the 8 scales of the half, 8 bytes of codes for each piece, d and dmin.
 #[cube]
 pub(super) fn q2_k_factors(
     read: &Read,
@@ -36,14 +42,20 @@ pub(super) fn q2_k_factors(
     factors: &mut Array<f32>,
     minimums: &mut Array<f32>,
 ) {
-    let d = scale_at(read, 16usize);
-    let dmin = scale_at(read, 18usize);
+    let d = scale_at(read, comptime!(8 + 8 * read.together));
+    let dmin = scale_at(read, comptime!(10 + 8 * read.together));
     #[unroll]
     for run in 0..4usize {
         let s = scale_byte(read, piece, 0usize, run);
         factors[run] = d * number(s & 0xf, 0u32);
         minimums[run] = dmin * number(s >> 4, 0u32);
     }
+}
+
+/// The `j`-th word of codes of a run.
+#[cube]
+pub(super) fn q2_k(read: &Read, #[comptime] run: usize, #[comptime] j: usize) -> u32 {
+    (word_at(read, comptime!(8 + 4 * j)) >> comptime!(2 * run as u32)) & 0x0303_0303
 }
 
 #[cube]
@@ -63,37 +75,39 @@ pub(super) fn q2_k_codes(read: &Read, codes: &mut Array<f32>) {
 }
 
 /// 110 bytes: 32 bytes of third bits, 64 of codes, 16 scales of 6 bits in 12 bytes, d.
-/// Read, each with two bytes to spare: 8 bytes of third bits, 8 of codes, the scales, d.
+/// Read, each with two bytes to spare: 8 bytes of third bits for each piece, 8 of codes, the scales, d.
 #[cube]
 pub(super) fn q3_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) {
     let half = piece as u32 / 4;
     let upper = (piece as u32 % 4) / 2 * 8;
-    let d = scale_at(read, 40usize);
+    let scales = comptime!(2 * section_bytes(read.together));
+    let d = scale_at(read, comptime!(scales + 16));
     #[unroll]
     for run in 0..4usize {
-        let low = (scale_byte(read, piece, 24usize, run) >> (half * 4)) & 0xf;
-        let byte = word_at(read, 32usize) >> (upper + comptime!(16 * (run as u32 % 2)));
+        let low = (scale_byte(read, piece, scales, run) >> (half * 4)) & 0xf;
+        let byte =
+            word_at(read, comptime!(scales + 8)) >> (upper + comptime!(16 * (run as u32 % 2)));
         let high = (byte >> (half * 4 + comptime!(run as u32 / 2 * 2))) & 3;
         factors[run] = d * number(low | (high << 4), 32u32);
     }
 }
 
+/// The `j`-th word of codes of a run.
 #[cube]
-pub(super) fn q3_k(read: &Read, piece: usize, #[comptime] k: usize) -> u32 {
-    let (run, j) = comptime!((k as i32 / 2, k % 2));
-    let q = word_at(read, comptime!(12 + 4 * j));
+pub(super) fn q3_k(read: &Read, piece: usize, #[comptime] run: usize, #[comptime] j: usize) -> u32 {
+    let q = word_at(read, comptime!(section_bytes(read.together) + 4 * j));
     let third = word_at(read, comptime!(4 * j)) >> (piece as u32 / 4 * 4);
-    let pair = comptime!(Bits { left: -2 * run, mask: 0x0303_0303 });
-    joined(q, third, pair, comptime!(Bits { left: 2 - run, mask: 0x0404_0404 }))
+    let pair = comptime!(Bits { left: -2 * run as i32, mask: 0x0303_0303 });
+    joined(q, third, pair, comptime!(Bits { left: 2 - run as i32, mask: 0x0404_0404 }))
 }
 
 /// 176 bytes: as `Q4_K`, with 32 bytes of fifth bits before the nibbles.
-/// Read: what comes before both, 16 bytes of nibbles, 16 of fifth bits.
+/// Read: what comes before both, 16 bytes of nibbles for each piece, 16 of fifth bits.
 #[cube]
-pub(super) fn q5_k(read: &Read, piece: usize, #[comptime] k: usize) -> u32 {
-    let (run, j) = comptime!((k / 4, k % 4));
+pub(super) fn q5_k(read: &Read, piece: usize, #[comptime] run: usize, #[comptime] j: usize) -> u32 {
     let q = word_at(read, comptime!(16 + 4 * j));
-    let fifth = word_at(read, comptime!(32 + 4 * j)) >> (piece as u32 / 2 * 2);
+    let fifths = comptime!(16 + 16 * read.together);
+    let fifth = word_at(read, comptime!(fifths + 4 * j)) >> (piece as u32 / 2 * 2);
     let one = comptime!(Bits { left: 4 - run as i32, mask: 0x1010_1010 });
     joined(q, fifth, comptime!(nibbles(run)), one)
 }
@@ -127,24 +141,26 @@ pub(super) fn six_bits(
 }
 
 /// 210 bytes: 128 bytes of nibbles, 64 of two more bits each, 16 signed scales, d.
-/// Read, each with two bytes to spare: 8 bytes of nibbles, the 8 that are 32 behind them, 8 of the
-/// other bits, the 8 scales of the half, d.
+/// Read, each with two bytes to spare: 8 bytes of nibbles for each piece, those that are 32 behind them,
+/// 8 of the other bits, the 8 scales of the half, d.
 #[cube]
 pub(super) fn q6_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) {
-    let d = scale_at(read, 48usize);
+    let scales = comptime!(3 * section_bytes(read.together));
+    let d = scale_at(read, comptime!(scales + 12));
     #[unroll]
     for run in 0..4usize {
-        let s = scale_byte(read, piece, 36usize, run);
+        let s = scale_byte(read, piece, scales, run);
         factors[run] = d * number(s ^ 0x80u32, 128u32);
     }
 }
 
+/// The `j`-th word of codes of a run.
 #[cube]
-pub(super) fn q6_k(read: &Read, #[comptime] k: usize) -> u32 {
-    let (run, j) = comptime!((k / 2, k % 2));
+pub(super) fn q6_k(read: &Read, #[comptime] run: usize, #[comptime] j: usize) -> u32 {
     // Runs 0 and 2 share one byte for a value, 1 and 3 another.
-    let low = word_at(read, comptime!(12 * (run % 2) + 4 * j));
-    let high = word_at(read, comptime!(24 + 4 * j));
+    let section = comptime!(section_bytes(read.together));
+    let low = word_at(read, comptime!(section * (run % 2) + 4 * j));
+    let high = word_at(read, comptime!(2 * section + 4 * j));
     let two = comptime!(Bits { left: 4 - 2 * run as i32, mask: 0x3030_3030 });
     joined(low, high, comptime!(nibbles(run / 2)), two)
 }

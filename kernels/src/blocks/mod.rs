@@ -193,10 +193,14 @@ impl Format {
         if matches!(self, Self::Q8_0) { 0 } else { self.zero() }
     }
 
-    /// Whether there are kernels that multiply its codes as bytes: for formats whose pieces, as they are
-    /// read for one row, have 32 neighbours with one factor.
+    /// Whether there are kernels that multiply its codes as bytes: for formats whose codes are numbers.
     pub const fn takes_bytes(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q4_K)
+        self.is_packed() && !self.has_levels()
+    }
+
+    /// Neighbours that share a factor, in [`ByteCodes`].
+    pub(crate) const fn byte_run(self) -> usize {
+        if self.runs() == 4 { 16 } else { 32 }
     }
 
     /// Whether codes come lifted.
@@ -215,9 +219,11 @@ impl Format {
     }
 
     /// Neighbouring pieces that can be read together for less: two blocks of `Q4_0` begin at a whole
-    /// word if the first one does, and two pieces of `Q4_K` share their scales.
-    pub(crate) const fn most_together(self) -> usize {
-        if matches!(self, Self::Q4_0 | Self::Q4_K) { 2 } else { 1 }
+    /// word if the first one does, and two pieces of `Q4_K` share their scales. Of those that have runs,
+    /// two make neighbours as [`ByteCodes`] has them.
+    pub(crate) const fn most_together(self, bytes: bool) -> usize {
+        let gains = matches!(self, Self::Q4_0 | Self::Q4_K) || (bytes && self.runs() > 1);
+        if gains { 2 } else { 1 }
     }
 
     /// Words that are read for so many neighbouring pieces.
@@ -225,8 +231,8 @@ impl Format {
         match self {
             Self::Q4_0 if together == 2 => 9,
             Self::Q4_K => 4 + 4 * together,
-            Self::Q5_K => 12,
-            _ => self.words_before(self.section_count()),
+            Self::Q5_K => 4 + 8 * together,
+            _ => self.words_before(self.section_count(), together),
         }
     }
 
@@ -353,7 +359,10 @@ pub(crate) struct Read {
     /// Whether f16 is converted by an instruction.
     #[cube(comptime)]
     halves: bool,
-    /// Of the pieces that were read together, the one that is meant.
+    /// How many pieces were read together.
+    #[cube(comptime)]
+    together: usize,
+    /// Of these, the one that is meant.
     #[cube(comptime)]
     index: usize,
 }
@@ -375,8 +384,8 @@ fn held(
     for i in 0..comptime!(format.words(together)) {
         raw[i] = words[comptime!(first + i)];
     }
-    let aligned = comptime!(format.is_aligned() || together > 1);
-    Read { raw, odd: at % 4 != 0, zero, aligned, halves, index }
+    let aligned = comptime!(format.is_aligned() || format.pieces() < together);
+    Read { raw, odd: at % 4 != 0, zero, aligned, halves, together, index }
 }
 
 /// The four bytes `byte` (an even number) bytes into what was read.
@@ -496,8 +505,9 @@ pub(crate) struct ByteCodes {
     pub(crate) minimum: f32,
 }
 
-/// As [`decode`], without making floats of codes. Of `Q4_K` two pieces must have been read together: the
-/// `index`-th 32 neighbours are the low or the high nibbles of both.
+/// As [`decode`], without making floats of codes, and the `index`-th [neighbours](Format::byte_run) that
+/// share a factor: of formats with runs two pieces must have been read together, and they are the
+/// `index`-th run of both.
 #[cube]
 pub(crate) fn byte_codes(
     words: &Array<u32>,
@@ -512,15 +522,20 @@ pub(crate) fn byte_codes(
     let mut all_factors = Array::<f32>::new(comptime!(format.runs()));
     let mut minimums = Array::<f32>::new(comptime!(format.runs()));
     factors(&read, piece, &mut all_factors, &mut minimums, format);
-    let mut words = Array::<u32>::new(WORDS);
+    let count = comptime!(format.byte_run() / 4);
+    let mut words = Array::<u32>::new(count);
     #[unroll]
-    for k in 0..WORDS {
+    for k in 0..count {
         words[k] = match comptime!(format) {
             Format::Q4_0 | Format::Q4_1 => {
                 taken(nibble_word(&read, comptime!(k % 4), format), comptime!(nibbles(k / 4)))
             }
             Format::Q4_K => taken(word_at(&read, comptime!(16 + 4 * k)), comptime!(nibbles(index))),
             Format::Q8_0 => word_at(&read, comptime!(2 + 4 * k)),
+            Format::Q2_K => k::q2_k(&read, index, k),
+            Format::Q3_K => k::q3_k(&read, piece, index, k),
+            Format::Q5_K => k::q5_k(&read, piece, index, k),
+            Format::Q6_K => k::q6_k(&read, index, k),
             _ => code_word(&read, piece, k, format),
         };
     }
@@ -563,9 +578,9 @@ fn code_word(read: &Read, piece: usize, #[comptime] k: usize, #[comptime] format
     match comptime!(format) {
         Format::Q5_0 => five::code_word(read, k, 2usize),
         Format::Q5_1 => five::code_word(read, k, 4usize),
-        Format::Q3_K => k::q3_k(read, piece, k),
-        Format::Q5_K => k::q5_k(read, piece, k),
-        Format::Q6_K => k::q6_k(read, k),
+        Format::Q3_K => k::q3_k(read, piece, comptime!(k / 2), comptime!(k % 2)),
+        Format::Q5_K => k::q5_k(read, piece, comptime!(k / 4), comptime!(k % 4)),
+        Format::Q6_K => k::q6_k(read, comptime!(k / 2), comptime!(k % 2)),
         _ => comptime!(unreachable!("codes of other formats are taken one by one")),
     }
 }

@@ -72,16 +72,19 @@ impl Format {
         self.sections().len()
     }
 
-    /// Words that are read of a section.
-    pub(crate) const fn section_words(self, section: usize) -> usize {
-        self.words_of(self.sections()[section].bytes)
+    /// Words that are read of a section for so many neighbouring pieces: what differs between them lies
+    /// beside each other.
+    pub(crate) const fn section_words(self, section: usize, together: usize) -> usize {
+        let section = &self.sections()[section];
+        let differs = section.per_piece > 0;
+        self.words_of(if differs { together * section.bytes } else { section.bytes })
     }
 
     /// Words that are read of the sections before one.
-    pub(crate) const fn words_before(self, section: usize) -> usize {
+    pub(crate) const fn words_before(self, section: usize, together: usize) -> usize {
         let (mut words, mut i) = (0, 0);
         while i < section {
-            words += self.section_words(i);
+            words += self.section_words(i, together);
             i += 1;
         }
         words
@@ -133,12 +136,20 @@ pub(crate) fn fetch(
         }
         Format::Q5_K => {
             wide_section(data, wide, at, into, first, is_wide);
-            wide_section(data, wide, at + 48 + piece * 16, into, comptime!(first + 4), is_wide);
-            let fifths = at + 16 + (piece % 2) * 16;
-            wide_section(data, wide, fifths, into, comptime!(first + 8), is_wide);
+            #[unroll]
+            for i in 0..together {
+                let codes = at + 48 + (piece + i) * 16;
+                wide_section(data, wide, codes, into, comptime!(first + 4 + 4 * i), is_wide);
+            }
+            #[unroll]
+            for i in 0..together {
+                let (fifths, behind) =
+                    (at + 16 + ((piece + i) % 2) * 16, comptime!(4 * (together + i)));
+                wide_section(data, wide, fifths, into, comptime!(first + 4 + behind), is_wide);
+            }
         }
         _ => {
-            if comptime!(together > 1) {
+            if comptime!(format.pieces() < together) {
                 // Whole blocks that follow each other.
                 #[unroll]
                 for i in 0..comptime!(format.words(together)) {
@@ -149,8 +160,8 @@ pub(crate) fn fetch(
                 for section in 0..comptime!(format.section_count()) {
                     let start = section_start(at, piece, section, format);
                     #[unroll]
-                    for i in 0..comptime!(format.section_words(section)) {
-                        into[comptime!(first + format.words_before(section) + i)] =
+                    for i in 0..comptime!(format.section_words(section, together)) {
+                        into[comptime!(first + format.words_before(section, together) + i)] =
                             data[start / 4 + i];
                     }
                 }

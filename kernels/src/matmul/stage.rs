@@ -97,7 +97,7 @@ fn share(
     #[comptime] i: usize,
     #[comptime] kernel: MatMul,
 ) -> (usize, usize) {
-    let words = comptime!(kernel.format.section_words(section));
+    let words = comptime!(kernel.format.section_words(section, 1));
     let place = tile.thread + comptime!(i * kernel.size());
     (place / words, place % words)
 }
@@ -115,11 +115,11 @@ fn read_w(io: &Buffers, tile: &Tile, step: usize, ahead: &mut Ahead, #[comptime]
             #[unroll]
             for section in 0..comptime!(format.section_count()) {
                 #[unroll]
-                for i in 0..comptime!(format.section_words(section)) {
+                for i in 0..comptime!(format.section_words(section, 1)) {
                     let (row, word) = share(tile, section, i, kernel);
                     let at = block_start(tile, row, step, kernel);
                     let start = section_start(at, piece, section, format);
-                    ahead.words[comptime!(format.words_before(section) + i)] =
+                    ahead.words[comptime!(format.words_before(section, 1) + i)] =
                         io.weight[start / 4 + word];
                 }
             }
@@ -140,9 +140,9 @@ fn pass_on(tile: &Tile, ahead: &Ahead, raw: &mut SharedMemory<u32>, #[comptime] 
             #[unroll]
             for section in 0..comptime!(format.section_count()) {
                 #[unroll]
-                for i in 0..comptime!(format.section_words(section)) {
+                for i in 0..comptime!(format.section_words(section, 1)) {
                     let (row, word) = share(tile, section, i, kernel);
-                    let from = comptime!(format.words_before(section));
+                    let from = comptime!(format.words_before(section, 1));
                     raw[row * comptime!(kernel.words()) + from + word] =
                         ahead.words[comptime!(from + i)];
                 }

@@ -19,7 +19,7 @@ const LARGEST_TILE: usize = 4096;
 impl MatVec {
     /// Neighbouring pieces of a row that a thread takes together.
     pub(super) const fn together(self) -> usize {
-        let most = self.format.most_together();
+        let most = self.format.most_together(self.bytes);
         let tile = self.reduce.threads() as usize * most * PIECE;
         if self.batch == 1 && self.reduce.plane().is_some() && tile <= LARGEST_TILE {
             most

@@ -1,10 +1,11 @@
 //! Weights in blocks whose codes stay integers: four codes meet four values of `x` in one instruction,
 //! and the sums are exact.
 //!
-//! `x` is staged as integers: 32 neighbours share a scale, a power of two, for which the largest of
-//! them takes 22 bits (fewer where codes have eight), so that they are as exact as f32 in a sum: 5e-7 of
-//! the largest. Each is three bytes, and a word has the same byte of four neighbours. A sum of products
-//! is made byte by byte, from the highest on: `((Σ c·high) · 256 + Σ c·middle) · 256 + Σ c·low`.
+//! `x` is staged as integers: neighbours that meet a run of codes with one factor, 32 or 16, share a
+//! scale, a power of two, for which the largest of them takes 22 bits (fewer where codes have eight), so
+//! that they are as exact as f32 in a sum: 5e-7 of the largest. Each is three bytes, and a word has the
+//! same byte of four neighbours. A sum of products is made byte by byte, from the highest on:
+//! `((Σ c·high) · 256 + Σ c·middle) · 256 + Σ c·low`.
 //!
 //! To set a code into a float takes one or two instructions of the half of a processor that only half of
 //! its threads have (NVIDIA, since Volta), and to multiply it one more; here two for eight codes, and
@@ -25,31 +26,74 @@ use crate::{
 
 /// Columns of `x` in shared memory at a time.
 const TILE: usize = 2048;
+/// The same of cubes of so many threads that they stage it at once.
+const LARGE_TILE: usize = 4096;
 /// Bytes of a value of `x`.
 const BYTES: usize = 3;
-/// Words of one byte of 32 values.
-const WORDS: usize = PIECE / 4;
 
 impl Format {
-    /// Bits that a value of `x` may take, without its sign, so that 32 products fit 32 bits.
+    /// Words of one byte of what meets a run.
+    const fn byte_words(self) -> usize {
+        self.byte_run() / 4
+    }
+
+    /// Bits that a value of `x` may take, without its sign, so that the products of a run fit 32 bits.
     const fn bits_beside(self) -> u32 {
-        let fit = 31 - PIECE.ilog2() - self.bits();
+        let fit = 31 - self.byte_run().ilog2() - self.bits();
         // The number that rounds, see `integer`, leaves 22 bits.
         if fit < 21 { fit } else { 21 }
     }
 }
 
 impl MatVec {
-    /// Vectors of `x` that a thread stages of a tile.
-    const fn staged(self) -> usize {
-        TILE / 4 / self.threads() as usize
+    /// Whether it has large tiles. Where a thread takes 32 columns at a time they make 8B 3 % slower.
+    const fn has_large_tiles(self) -> bool {
+        self.threads() >= 512 && self.together() == 2
     }
 
-    /// Words of shared memory for what a thread takes of `x`: bytes, and for each piece its scale and
+    /// Columns of `x` in shared memory at a time.
+    const fn byte_tile(self) -> usize {
+        if self.has_large_tiles() { LARGE_TILE } else { TILE }
+    }
+
+    /// Steps of a group along a tile.
+    const fn steps(self) -> usize {
+        self.byte_tile() / self.taken() / self.reduce.threads() as usize
+    }
+
+    /// Of these, those whose words are read before `x` is staged.
+    const fn steps_at_once(self) -> usize {
+        if self.has_large_tiles() { self.steps() } else { 1 }
+    }
+
+    /// Vectors of `x` that a thread stages of a tile.
+    const fn staged(self) -> usize {
+        self.byte_tile() / 4 / self.threads() as usize
+    }
+
+    /// Runs of what a thread takes.
+    const fn runs_taken(self) -> usize {
+        self.taken() / self.format.byte_run()
+    }
+
+    /// Words of shared memory for what a thread takes of `x`: bytes, and for each run its scale and
     /// sum. An odd number of 16 bytes: threads that read so many then meet all banks.
     const fn slot(self) -> usize {
-        let words = self.together() * (BYTES * WORDS + 2);
+        let words = self.runs_taken() * (BYTES * self.format.byte_words() + 2);
         (words.div_ceil(4) | 1) * 4
+    }
+}
+
+/// Which thread's slot the `v`-th vector of a tile lies in, and with which of the runs there. The runs of a
+/// thread are neighbours, or, of 16 values, lie 32 apart in 128.
+#[cube]
+fn slot_of(v: usize, #[comptime] kernel: MatVec) -> (usize, usize) {
+    let words = comptime!(kernel.format.byte_words());
+    let (taken, runs) = comptime!((kernel.taken() / 4, kernel.runs_taken()));
+    if comptime!(runs == 4) {
+        (v / 32 * 2 + v % 8 / words, v % 32 / 8)
+    } else {
+        (v / taken, v % taken / words)
     }
 }
 
@@ -116,7 +160,7 @@ fn stage(
             max(max(value[0].abs(), value[1].abs()), max(value[2].abs(), value[3].abs()));
         let mut sum = (value[0] + value[1]) + (value[2] + value[3]);
         #[unroll]
-        for bit in 0..3u32 {
+        for bit in 0..comptime!(kernel.format.byte_words().ilog2()) {
             largest = max(largest, plane_shuffle_xor(largest, comptime!(1u32 << bit)));
             sum += plane_shuffle_xor(sum, comptime!(1u32 << bit));
         }
@@ -130,15 +174,15 @@ fn stage(
         // From -0x20 to 0x20, with 0x40 added.
         let high = ((even >> 16) | (more_even & 0xffff_0000u32)) ^ 0x4040_4040u32;
         if exists {
-            let taken = comptime!(kernel.taken() / 4);
-            let slot = v / taken * comptime!(kernel.slot());
-            let piece = v % taken / comptime!(WORDS);
-            let at = slot + piece * comptime!(BYTES * WORDS) + v % comptime!(WORDS);
+            let words = comptime!(kernel.format.byte_words());
+            let (slot, run) = slot_of(v, kernel);
+            let slot = slot * comptime!(kernel.slot());
+            let at = slot + run * comptime!(BYTES * words) + v % words;
             shared[at] = ((even & 0xffff) | (more_even << 16)) ^ 0x8080_8080u32;
-            shared[at + comptime!(WORDS)] = ((odd & 0xffff) | (more_odd << 16)) ^ 0x8080_8080u32;
-            shared[at + comptime!(2 * WORDS)] = high | ((high & 0x4040_4040) << 1);
-            if v % comptime!(WORDS) == 0 {
-                let scales = slot + comptime!(kernel.together() * BYTES * WORDS) + 2 * piece;
+            shared[at + words] = ((odd & 0xffff) | (more_odd << 16)) ^ 0x8080_8080u32;
+            shared[at + comptime!(2 * words)] = high | ((high & 0x4040_4040) << 1);
+            if v % words == 0 {
+                let scales = slot + comptime!(kernel.runs_taken() * BYTES * words) + 2 * run;
                 let zero = comptime!(if kernel.format.has_minimum() {
                     1
                 } else {
@@ -152,7 +196,7 @@ fn stage(
     sync_cube();
 }
 
-/// What of `x` a piece meets.
+/// What of `x` a run meets.
 #[derive(CubeType)]
 struct Part {
     bytes: Array<u32>,
@@ -168,12 +212,13 @@ fn load(
     #[comptime] index: usize,
     #[comptime] kernel: MatVec,
 ) -> Part {
-    let mut bytes = Array::<u32>::new(comptime!(BYTES * WORDS));
+    let words = comptime!(BYTES * kernel.format.byte_words());
+    let mut bytes = Array::<u32>::new(words);
     #[unroll]
-    for i in 0..comptime!(BYTES * WORDS) {
-        bytes[i] = shared[slot + comptime!(index * BYTES * WORDS + i)];
+    for i in 0..words {
+        bytes[i] = shared[slot + comptime!(index * words + i)];
     }
-    let scales = slot + comptime!(kernel.together() * BYTES * WORDS + 2 * index);
+    let scales = slot + comptime!(kernel.runs_taken() * words + 2 * index);
     let scale = f32::reinterpret(shared[scales]);
     let lift = f32::reinterpret(shared[scales + 1]);
     Part { bytes, scale, lift }
@@ -186,23 +231,24 @@ fn products(a: u32, b: u32) -> i32 {
     i32::cast_from(a).mul_hi(i32::cast_from(b))
 }
 
-/// The product of a piece and what it meets.
+/// The product of a run and what it meets.
 #[cube]
-fn dot(piece: &ByteCodes, part: &Part, #[comptime] format: Format) -> f32 {
+fn dot(run: &ByteCodes, part: &Part, #[comptime] format: Format) -> f32 {
+    let words = comptime!(format.byte_words());
     let mut total = 0i32.runtime();
     #[unroll]
     for byte in 0..BYTES {
         total <<= 8;
         #[unroll]
-        for k in 0..WORDS {
-            total += products(piece.words[k], part.bytes[comptime!((2 - byte) * WORDS + k)]);
+        for k in 0..words {
+            total += products(run.words[k], part.bytes[comptime!((2 - byte) * words + k)]);
         }
     }
     let sum = f32::cast_from(total);
     if comptime!(format.has_minimum()) {
-        piece.factor * (sum * part.scale) + piece.minimum * part.lift
+        run.factor * (sum * part.scale) + run.minimum * part.lift
     } else {
-        piece.factor * fma(sum, part.scale, part.lift)
+        run.factor * fma(sum, part.scale, part.lift)
     }
 }
 
@@ -223,39 +269,54 @@ pub(super) fn product(
     let lane = UNIT_POS_X as usize % threads;
     let first = first_row(io, kernel);
     let early = ends::early(io, first, kernel);
-    let mut shared = SharedMemory::<u32>::new(comptime!(TILE / kernel.taken() * kernel.slot()));
+    let tile = comptime!(kernel.byte_tile());
+    let mut shared = SharedMemory::<u32>::new(comptime!(tile / kernel.taken() * kernel.slot()));
     let mut sums = zeros(kernel);
     let starts = starts_of_blocks(first, io, kernel);
-    let mut read = Array::<u32>::new(comptime!(rows * words));
+    let at_once = comptime!(kernel.steps_at_once());
+    let mut read = Array::<u32>::new(comptime!(kernel.steps_at_once() * rows * words));
 
     let mut seen = Array::<F4>::new(comptime!(kernel.staged() * (1 + kernel.normed as usize)));
-    see(&mut seen, io, 0usize, min(columns, TILE), kernel);
+    see(&mut seen, io, 0usize, min(columns, tile), kernel);
     let mut from = 0usize.runtime();
     while from < columns {
-        let count = min(columns - from, TILE);
+        let count = min(columns - from, tile);
         let last = count / comptime!(kernel.taken()) - 1;
         #[unroll]
-        for step in 0..comptime!(TILE / kernel.taken() / threads) {
+        for step in 0..comptime!(kernel.steps()) {
             let t = lane + comptime!(step * threads);
-            // A place behind the end reads the last one, and is not used.
             let place = min(t, last);
-            let global = from / PIECE + place * together;
-            let block = global / pieces * comptime!(format.block_bytes());
-            read_place(weight, wide, &starts, from, place, &mut read, 0usize, rows, 0usize, kernel);
             if comptime!(step == 0) {
+                #[unroll]
+                for s in 0..at_once {
+                    // A place behind the end reads the last one, and is not used.
+                    let (ahead, into) =
+                        (lane + comptime!(s * threads), comptime!(s * rows * words));
+                    let ahead = min(ahead, last);
+                    read_place(
+                        weight, wide, &starts, from, ahead, &mut read, 0usize, rows, into, kernel,
+                    );
+                }
                 stage(&mut shared, &mut sums, &seen, count, kernel);
                 // The next tile's values are on their way while this one is multiplied. (The last one
                 // is read again.)
-                let next = select(from + TILE < columns, from + TILE, from);
-                see(&mut seen, io, next, min(columns - next, TILE), kernel);
+                let next = select(from + tile < columns, from + tile, from);
+                see(&mut seen, io, next, min(columns - next, tile), kernel);
+            } else if comptime!(step >= at_once) {
+                read_place(
+                    weight, wide, &starts, from, place, &mut read, 0usize, rows, 0usize, kernel,
+                );
             }
             if t <= last {
+                let global = from / PIECE + place * together;
+                let block = global / pieces * comptime!(format.block_bytes());
                 #[unroll]
-                for index in 0..together {
+                for index in 0..comptime!(kernel.runs_taken()) {
                     let part = load(&shared, place * comptime!(kernel.slot()), index, kernel);
                     #[unroll]
                     for r in 0..rows {
-                        let (at, into) = (starts[r] + block, comptime!(r * words));
+                        let at = starts[r] + block;
+                        let into = comptime!((step % at_once * rows + r) * words);
                         let codes =
                             byte_codes(&read, at, global % pieces, into, format, together, index);
                         sums[r] += dot(&codes, &part, format);
@@ -263,7 +324,7 @@ pub(super) fn product(
                 }
             }
         }
-        from += TILE;
+        from += tile;
     }
     ends::finish(&mut sums, io, first, &early, kernel);
 }

@@ -43,10 +43,13 @@ fn of_bytes(format: Format) -> Vec<Kernel> {
             let kernel = MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes };
             all.push(Kernel::MatVec(kernel));
         };
-        add((4, 4), false);
         add((8, 2), false);
         add((8, 2), true);
-        if !normed {
+        // Four rows of large blocks take too many registers, and one of scales for 16 values is slower.
+        if format.block_len() == 32 {
+            add((4, 4), false);
+        }
+        if !normed && format.byte_run() == 32 {
             add((16, 1), false);
         }
     }
@@ -90,6 +93,8 @@ fn normed_shapes(format: Format) -> &'static [Shape] {
 /// Of those for one row with an adapter: the usual one for each way to add up.
 fn low_rank_shapes(format: Format, normed: bool) -> [Shape; 2] {
     let by_planes = match (format.is_packed(), normed) {
+        // Where bytes are multiplied it is not used, and four rows take twice as long to generate.
+        (true, true) if format.takes_bytes() => (4, 2, PLANE),
         (true, true) => (4, 4, PLANE),
         (true, false) => (8, 2, PLANE),
         (false, true) => (1, 4, FOUR_PLANES),

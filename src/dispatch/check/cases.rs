@@ -122,7 +122,8 @@ fn matvec_case(kernel: Kernel, variant: MatVec, i: usize) -> Case {
     let unit = variant.columns_step();
     // One block; several, past one tile of `x`, with a bias; and a row that a group goes through more
     // than once, with a residual, and with gates where the kernel takes them.
-    let columns = [unit, unit * (2100 / unit).max(9), unit * (680 / unit).max(3)][i];
+    let past_tile = if variant.bytes && variant.threads() >= 512 { 4200 } else { 2100 };
+    let columns = [unit, unit * (past_tile / unit).max(9), unit * (680 / unit).max(3)][i];
     let gated = variant.takes_gates() && i == 2;
     let rows = [1, 37, if gated { 10 } else { 5 }][i];
     // The last case has fewer rows of `x` than the kernel can take.
