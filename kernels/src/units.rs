@@ -12,7 +12,7 @@ pub(crate) fn matrix<E: Float>(
     #[comptime] layout: MatrixLayout,
     #[comptime] edge: usize,
 ) -> Matrix<E> {
-    // SAFETY: see above.
+    // SAFETY: callers load it before they read it.
     unsafe { Matrix::<E>::uninitialized(ident, edge, edge, edge, layout) }
 }
 
