@@ -37,11 +37,13 @@ pub mod rows;
 pub mod swiglu;
 pub mod targets;
 mod units;
+mod waits;
 
 use cubecl::prelude::KernelDefinition;
 
 pub use blocks::Format;
 pub use common::Reduce;
+pub use waits::Wait;
 
 /// One kernel with all its compile-time parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,6 +164,25 @@ impl Kernel {
             Self::Rows(kernel) => kernel.needs(),
             Self::Dequantise(kernel) => kernel.needs(),
             Self::RmsNorm(kernel) => kernel.needs(),
+        }
+    }
+
+    /// What it can be told to wait for.
+    pub fn waits(&self) -> &'static [Wait] {
+        match self {
+            Self::Decode(kernel) => kernel.waits(),
+            Self::MatVec(kernel) => kernel.waits(),
+            _ => &[],
+        }
+    }
+
+    /// The place of its result among its buffers, if others can [wait](Wait) for that.
+    pub fn announces(&self) -> Option<usize> {
+        match self {
+            Self::Decode(kernel) => Some(kernel.announces()),
+            Self::Merge(_) => Some(attention::Merge::OUT),
+            Self::MatVec(kernel) => Some(kernel.announces()),
+            _ => None,
         }
     }
 

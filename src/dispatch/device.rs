@@ -301,6 +301,14 @@ impl Kernels {
         }
     }
 
+    /// The same for what a kernel makes that [announces](Kernel::announces) its results.
+    pub fn announced(&self, bytes: usize) -> Handle {
+        match self.list() {
+            Some(list) => list.announced(&self.client, bytes),
+            None => self.client.empty(bytes),
+        }
+    }
+
     /// Uploads bytes.
     pub fn upload(&self, bytes: &[u8]) -> Handle {
         with_client!(&self.client, client => client.create_from_slice(bytes))
@@ -429,11 +437,33 @@ impl Kernels {
         params: Vec<u32>,
         outputs: &[&Handle],
     ) -> Result<(), LaunchError> {
-        let params = self.params(params);
+        let mut words = params;
+        let waits = self.tell_to_wait(kernel, inputs, &mut words);
+        let params = self.params(words);
         let buffers: Vec<&Handle> =
             inputs.iter().copied().chain([&params]).chain(outputs.iter().copied()).collect();
         // SAFETY: the caller's.
-        unsafe { self.launch_buffers(kernel, cubes, &buffers) }
+        unsafe { self.launch_told(kernel, cubes, &buffers, waits) }
+    }
+
+    /// Has a kernel wait for those of its inputs that others of the open list announce: which these are.
+    fn tell_to_wait(&self, kernel: Kernel, inputs: &[&Handle], words: &mut [u32]) -> Vec<usize> {
+        let Some(list) = self.list() else { return Vec::new() };
+        let told = kernel.waits().iter().filter(|wait| list.is_announced(inputs[wait.buffer]));
+        told.map(|wait| {
+            words[wait.word] |= wait.bit;
+            wait.buffer
+        })
+        .collect()
+    }
+
+    /// Parameters of a kernel as [`launch`](Self::launch) will have them, as far as that is known: it waits
+    /// for all that it can, if launches of this thread have waited for something.
+    pub fn likely_params(&self, kernel: Kernel, mut words: Vec<u32>) -> Vec<u32> {
+        if self.gatherer.as_ref().is_some_and(|gatherer| gatherer.has_waited()) {
+            kernel.waits().iter().for_each(|wait| words[wait.word] |= wait.bit);
+        }
+        words
     }
 
     /// As [`Kernels::launch`], with all buffers in the kernel's order.
@@ -448,6 +478,21 @@ impl Kernels {
         kernel: Kernel,
         cubes: u32,
         buffers: &[&Handle],
+    ) -> Result<(), LaunchError> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_told(kernel, cubes, buffers, Vec::new()) }
+    }
+
+    /// As [`Kernels::launch_buffers`], of a kernel whose parameters have it wait for some of them.
+    ///
+    /// # Safety
+    /// As [`Kernels::launch`].
+    unsafe fn launch_told(
+        &self,
+        kernel: Kernel,
+        cubes: u32,
+        buffers: &[&Handle],
+        waits: Vec<usize>,
     ) -> Result<(), LaunchError> {
         if cubes == 0 {
             return Ok(());
@@ -465,9 +510,9 @@ impl Kernels {
             [MAX_CUBES, cubes.div_ceil(MAX_CUBES)]
         };
         if let Some(list) = self.list() {
-            if task.entry.is_some() {
+            if let Some(entry) = task.entry {
                 lock(&self.resolved).entry(kernel).or_insert(Ok(task));
-                return list.list(task, [x, y], buffers);
+                return list.list(task, entry, [x, y], buffers, waits);
             }
             // CubeCL's server expands it, and launches it itself.
             gather::submit();

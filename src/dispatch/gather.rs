@@ -29,10 +29,11 @@ use cubecl::{
 use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id::StreamId};
 
 use super::{
-    LaunchError,
+    Entry, LaunchError,
     ahead::{self, Ahead, Later, Recorded},
     client::Client,
     encode::{Commands, Encoder, Pipeline},
+    fresh::{self, Fresh},
     pool,
     queue::{self, Queue},
     read_back::{Begun, ReadBack, Staging},
@@ -54,12 +55,27 @@ pub(super) struct Listed {
     pub(super) name: &'static str,
     pub(super) cubes: [u32; 2],
     pub(super) buffers: Vec<Binding>,
+    /// Of each buffer, whether it writes to it.
+    #[cfg_attr(target_os = "macos", allow(dead_code))] // wgpu finds that out itself
+    pub(super) writes: &'static [bool],
+    /// The buffers that it waits for itself.
+    #[cfg_attr(target_os = "macos", allow(dead_code))] // nothing waits there
+    pub(super) waits: Vec<usize>,
+}
+
+/// Launches that are handed over together.
+pub(super) struct Part {
+    /// What is cleared before them.
+    #[cfg_attr(target_os = "macos", allow(dead_code))] // nothing waits there
+    pub(super) clear: Option<Binding>,
+    pub(super) launches: Vec<Listed>,
 }
 
 /// The list that a thread has open.
 struct Open {
     gatherer: Arc<Gatherer>,
     launches: Vec<Listed>,
+    fresh: Fresh,
     /// Launches after which it is handed over.
     full: usize,
     /// What it is a part of, if it waits for ids.
@@ -86,11 +102,13 @@ fn hand_over() {
     let listed = OPEN.with_borrow_mut(|open| {
         let open = open.as_mut()?;
         let launches = std::mem::take(&mut open.launches);
-        Some((open.gatherer.clone(), launches, open.later.clone()))
+        let part = Part { clear: open.fresh.to_clear(), launches };
+        let is_empty = part.clear.is_none() && part.launches.is_empty();
+        (!is_empty).then(|| (open.gatherer.clone(), part, open.later.clone()))
     });
     match listed {
-        Some((gatherer, launches, None)) => gatherer.hand_over(launches),
-        Some((gatherer, launches, Some(later))) => gatherer.record(launches, later),
+        Some((gatherer, part, None)) => gatherer.hand_over(part),
+        Some((gatherer, part, Some(later))) => gatherer.record(part, later),
         None => {}
     }
 }
@@ -113,6 +131,8 @@ pub(super) struct Gatherer {
     encoder: Mutex<Encoder>,
     staging: Staging,
     uploads: Uploads,
+    /// Whether launches may wait for results themselves.
+    overlaps: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,10 +143,12 @@ impl Gatherer {
     /// That of a device which this crate opened.
     pub(super) fn new(device: &WgpuDevice) -> Option<Arc<Self>> {
         let queue = queue::of(device)?;
+        let encoder = Encoder::new(&queue);
         Some(Arc::new(Self {
             server: DeviceHandle::new(device.to_id()),
             pipelines: Mutex::default(),
-            encoder: Mutex::new(Encoder::new(&queue)),
+            overlaps: encoder.overlaps(),
+            encoder: Mutex::new(encoder),
             queue,
             staging: Staging::default(),
             uploads: Uploads::default(),
@@ -180,8 +202,8 @@ impl Gatherer {
             return None;
         }
         ahead::settle();
-        let (gatherer, launches) = (self.clone(), Vec::new());
-        OPEN.set(Some(Open { gatherer, launches, full: FIRST_LAUNCHES, later }));
+        let (gatherer, launches, fresh) = (self.clone(), Vec::new(), Fresh::new(self.address()));
+        OPEN.set(Some(Open { gatherer, launches, fresh, full: FIRST_LAUNCHES, later }));
         Some(Close)
     }
 
@@ -204,12 +226,15 @@ impl Gatherer {
     pub(super) fn list(
         &self,
         task: Task,
+        entry: &Entry,
         cubes: [u32; 2],
         buffers: &[&Handle],
+        waits: Vec<usize>,
     ) -> Result<(), LaunchError> {
         let pipeline = self.pipeline(task)?;
         let buffers = buffers.iter().map(|&handle| handle.clone().binding()).collect();
-        let launch = Listed { pipeline, name: task.name, cubes, buffers };
+        let (name, writes) = (task.name, entry.writes);
+        let launch = Listed { pipeline, name, cubes, buffers, writes, waits };
         let is_full = OPEN.with_borrow_mut(|open| {
             let Some(open) = open else { return false };
             open.launches.push(launch);
@@ -227,7 +252,29 @@ impl Gatherer {
 
     /// A buffer for what an open list computes.
     pub(super) fn buffer(&self, client: &Client, bytes: usize) -> Handle {
-        pool::take(std::ptr::from_ref(self).addr(), bytes, client)
+        pool::take(self.address(), bytes, client)
+    }
+
+    /// The same for a result that others may wait for.
+    pub(super) fn announced(&self, client: &Client, bytes: usize) -> Handle {
+        let take = |open: &mut Open| open.fresh.take(bytes, client);
+        let taken =
+            OPEN.with_borrow_mut(|open| open.as_mut().filter(|_| self.overlaps).and_then(take));
+        taken.unwrap_or_else(|| self.buffer(client, bytes))
+    }
+
+    /// Whether launches of the open list can wait for what is in a buffer.
+    pub(super) fn is_announced(&self, handle: &Handle) -> bool {
+        OPEN.with_borrow(|open| open.as_ref().is_some_and(|open| open.fresh.holds(handle)))
+    }
+
+    /// Whether launches of this thread's lists have waited.
+    pub(super) fn has_waited(&self) -> bool {
+        fresh::is_wanted(self.address())
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Shows the first bytes of a buffer (whole words), once all is done that was launched before. Until
@@ -328,20 +375,14 @@ impl Gatherer {
         compiled
     }
 
-    fn hand_over(self: &Arc<Self>, launches: Vec<Listed>) {
-        if launches.is_empty() {
-            return;
-        }
+    fn hand_over(self: &Arc<Self>, part: Part) {
         let this = self.clone();
-        self.server.submit(move |server| this.encode(server, &launches));
+        self.server.submit(move |server| this.encode(server, &part));
         self.server.flush_queue();
     }
 
     /// Has a part of a list encoded that waits for ids.
-    fn record(self: &Arc<Self>, launches: Vec<Listed>, later: Arc<Later>) {
-        if launches.is_empty() {
-            return;
-        }
+    fn record(self: &Arc<Self>, part: Part, later: Arc<Later>) {
         let this = self.clone();
         self.server.submit(move |server| {
             let mut recorded = later.recorded();
@@ -349,8 +390,8 @@ impl Gatherer {
             if !later.is_given_up() {
                 flush(server);
                 let commands = recorded.commands.get_or_insert_with(|| Commands::new(&this.queue));
-                lock(&this.encoder).record(server, &launches, commands);
-                recorded.launches.extend(launches);
+                lock(&this.encoder).record(server, &part, commands);
+                recorded.launches.extend(part.launches);
             }
         });
         self.server.flush_queue();
@@ -398,12 +439,12 @@ impl Gatherer {
     }
 
     /// On the server's thread: encodes and submits.
-    fn encode(&self, server: &mut WgpuServer, launches: &[Listed]) {
+    fn encode(&self, server: &mut WgpuServer, part: &Part) {
         flush(server);
         let mut commands = Commands::new(&self.queue);
-        lock(&self.encoder).record(server, launches, &mut commands);
+        lock(&self.encoder).record(server, part, &mut commands);
         commands.submit(&self.queue, None);
-        log(server, launches);
+        log(server, &part.launches);
     }
 }
 

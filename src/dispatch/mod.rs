@@ -12,6 +12,7 @@ pub mod choose;
 mod client;
 mod device;
 mod encode;
+mod fresh;
 pub mod gather;
 mod groups;
 mod manifest;

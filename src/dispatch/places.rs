@@ -26,6 +26,19 @@ impl Place {
         std::num::NonZeroU64::new(self.size)
     }
 
+    /// The bytes of its buffer.
+    #[cfg(not(target_os = "macos"))]
+    pub(super) fn range(&self) -> std::ops::Range<u64> {
+        self.offset..self.offset + self.size
+    }
+
+    /// Whether all of another is in it.
+    #[cfg(not(target_os = "macos"))]
+    pub(super) fn holds(&self, other: &Self) -> bool {
+        let (bytes, others) = (self.range(), other.range());
+        bytes.start <= others.start && others.end <= bytes.end && self.buffer == other.buffer
+    }
+
     /// As wgpu binds it.
     pub(super) fn entry(&self, binding: u32) -> wgpu::BindGroupEntry<'_> {
         wgpu::BindGroupEntry {
@@ -60,7 +73,8 @@ impl<'a> Places<'a> {
         bindings.iter().map(|binding| self.find(binding)).collect()
     }
 
-    fn find(&mut self, binding: &Binding) -> Result<Place, String> {
+    /// That of a binding.
+    pub(super) fn find(&mut self, binding: &Binding) -> Result<Place, String> {
         let key = (address(&binding.memory), binding.offset_start, binding.offset_end);
         if let Some(place) = self.found.get(&key) {
             return Ok(place.clone());
@@ -78,7 +92,7 @@ impl<'a> Places<'a> {
 
 /// The address of what all handles and bindings of a piece of memory share: CubeCL knows them apart by
 /// it, but shows it to nobody.
-fn address<M>(memory: &M) -> usize {
+pub(super) fn address<M>(memory: &M) -> usize {
     const { assert!(size_of::<M>() == size_of::<usize>()) };
     // SAFETY: it is of the same size, and its one field is an `Arc`, which is a pointer. That is only
     // compared.

@@ -24,6 +24,9 @@ pub struct Queue {
     pub compiler: fn() -> AutoCompiler,
     /// Whether kernels may multiply bytes ([`Needs::bytes`](metal_candle_kernels::Needs::bytes)).
     pub multiplies_bytes: bool,
+    /// Whether the device begins the cubes of a list's launches in order, so that a cube may wait for those
+    /// of launches before it: see [`Wait`](metal_candle_kernels::Wait).
+    pub begins_in_order: bool,
 }
 
 static OPEN: Mutex<Option<HashMap<WgpuDevice, Queue>>> = Mutex::new(None);

@@ -21,8 +21,9 @@ use super::{
     scores::{Mine, add_product, cap, lane_sums, mine, of_holder, position_of, weigh},
 };
 use crate::{
-    Needs, Reduce,
+    Needs, Reduce, Wait,
     common::{Builder, F4, share_out},
+    waits::announced4,
 };
 
 /// The kernel.
@@ -68,6 +69,21 @@ impl Decode {
 
     pub(crate) fn needs(self) -> Needs {
         Needs { plane: self.reduce.plane(), f16: self.f16, ..Needs::default() }
+    }
+
+    /// For queries, and the newest key and value, by bits beside [`super::Params::angles_per_sequence`].
+    pub(crate) const fn waits(self) -> &'static [Wait] {
+        const ALL: [Wait; 3] = [
+            Wait { buffer: 0, word: 13, bit: rotary::WAITS_FOR_Q },
+            Wait { buffer: 1, word: 13, bit: rotary::WAITS_FOR_K },
+            Wait { buffer: 2, word: 13, bit: rotary::WAITS_FOR_V },
+        ];
+        if self.rotary { &ALL } else { &[] }
+    }
+
+    /// The place of the vectors, which are the result of a single part.
+    pub(crate) fn announces(self) -> usize {
+        5 + 4 * usize::from(self.rotary)
     }
 
     pub(crate) fn define(self) -> KernelDefinition {
@@ -208,6 +224,11 @@ fn decode<C: Float>(
     read::<C>(keys, &mut k, &seen, from + group, offset, kernel);
     read::<C>(values, &mut v, &seen, from + group, offset, kernel);
 
+    // One position of a sequence has its query heads side by side.
+    let head = sequence * heads + kv_head * per_kv_head + chunk * rows;
+    let there = min(rows, row_count - chunk * rows);
+    let trust =
+        rotary::wait::<C>(q, io, params, head, there, sequence * kv_heads + kv_head, kernel);
     let turn = rotary::turn::<C>(io, params, sequence, offset, kernel);
     let newest = rotary::newest::<C>(io, &turn, sequence * kv_heads + kv_head, offset, kernel);
 
@@ -228,6 +249,9 @@ fn decode<C: Float>(
             let mut value = turned[i];
             if comptime!(kernel.has_idle_lanes()) {
                 value *= F4::new(select(holds, 1.0f32, 0.0f32));
+            }
+            if comptime!(kernel.rotary) {
+                value *= F4::new(trust);
             }
             query[comptime!(r * vectors + i)] = value;
         }
@@ -346,7 +370,7 @@ fn decode<C: Float>(
                 let factor = 1.0f32 / select(is_empty, 1.0f32, mine.sum);
                 value *= F4::new(select(is_empty, 0.0f32, factor));
             }
-            parts[place * comptime!(dim / 4) + mine.vector] = value;
+            parts[place * comptime!(dim / 4) + mine.vector] = announced4(value);
             if mine.vector == 0 {
                 ends[place * 2] = mine.maximum;
                 ends[place * 2 + 1] = mine.sum;

@@ -10,7 +10,10 @@
 use cubecl::prelude::*;
 
 use super::LOWEST;
-use crate::common::{Builder, F4};
+use crate::{
+    common::{Builder, F4},
+    waits::announced4,
+};
 
 /// Threads in a cube.
 const THREADS: usize = 256;
@@ -27,6 +30,9 @@ pub struct Merge {
 }
 
 impl Merge {
+    /// The place of the result.
+    pub(crate) const OUT: usize = 3;
+
     /// Cubes of one launch.
     #[allow(clippy::unused_self)] // as other kernels have it
     pub const fn cubes(self, params: &super::Params) -> u32 {
@@ -124,6 +130,6 @@ fn merge(
         }
         let is_empty = all == 0.0f32;
         let factor = select(is_empty, 0.0f32, 1.0f32 / select(is_empty, 1.0f32, all));
-        out[min(CUBE_POS, rows - 1) * lanes + lane] = total * F4::new(factor);
+        out[min(CUBE_POS, rows - 1) * lanes + lane] = announced4(total * F4::new(factor));
     }
 }

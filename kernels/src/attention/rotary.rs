@@ -5,7 +5,10 @@
 use cubecl::prelude::*;
 
 use super::decode::Decode;
-use crate::common::F4;
+use crate::{
+    common::F4,
+    waits::{LOOKS, are_there, never},
+};
 
 /// What is turned, by what, and where the newest key and value go. The caches are those that are read:
 /// but for the place of the newest key, which is not.
@@ -21,6 +24,59 @@ pub(super) struct Rotary<C: Float> {
     pub(super) sin: Array<F4>,
     pub(super) keys: Array<Vector<C, Const<4>>>,
     pub(super) values: Array<Vector<C, Const<4>>>,
+}
+
+/// Bits of the parameter that says whose angles there are: what is to be waited for.
+pub(super) const WAITS_FOR_Q: u32 = 1 << 1;
+pub(super) const WAITS_FOR_K: u32 = 1 << 2;
+pub(super) const WAITS_FOR_V: u32 = 1 << 3;
+
+/// Looks for a vector until it is there; no number, if that takes too long. (All threads of a cube look at
+/// least once, and together: see `targets::modules::shared`.)
+#[cube]
+fn look_for(from: &Array<F4>, at: usize, told: u32) -> f32 {
+    let mut there = are_there(from[at]) || told == 0;
+    let mut looks = 0u32.runtime();
+    while !there && looks < LOOKS {
+        there = are_there(from[at]);
+        looks += 1;
+    }
+    select(there, 1.0f32, never())
+}
+
+/// Waits for the heads `first..first + rows` of queries, and for a newest key and value, as far as it is
+/// told to: a thread for a vector. What it sees is not kept, but 1 is given, or no number, if it did not
+/// come.
+#[cube]
+pub(super) fn wait<C: Float>(
+    q: &Array<F4>,
+    io: &Rotary<C>,
+    params: &Array<u32>,
+    first: usize,
+    rows: usize,
+    head: usize,
+    #[comptime] kernel: Decode,
+) -> f32 {
+    let mut trust = 1.0f32;
+    if comptime!(kernel.rotary) {
+        if params[13] & comptime!(WAITS_FOR_Q | WAITS_FOR_K | WAITS_FOR_V) != 0 {
+            let vectors = comptime!(kernel.dim as usize / 4);
+            let threads = comptime!(kernel.threads() as usize);
+            // Threads behind the end look for the last one.
+            let queries = rows * vectors;
+            for step in 0..(queries + comptime!(threads - 1)) / threads {
+                let v = min(UNIT_POS_X as usize + step * threads, queries - 1);
+                trust *= look_for(q, first * vectors + v, params[13] & WAITS_FOR_Q);
+            }
+            for step in 0..comptime!(vectors.div_ceil(threads)) {
+                let v = min(UNIT_POS_X as usize + step * threads, vectors - 1);
+                trust *= look_for(&io.k, head * vectors + v, params[13] & WAITS_FOR_K);
+                trust *= look_for(&io.v, head * vectors + v, params[13] & WAITS_FOR_V);
+            }
+            sync_cube();
+        }
+    }
+    trust
 }
 
 /// How a thread turns its values: none of it, where nothing is turned.
@@ -52,7 +108,7 @@ pub(super) fn turn<C: Float>(
             other = select(is_first, offset + half, offset - half);
             sign = F4::new(select(is_first, -1.0f32, 1.0f32));
         }
-        let angles = select(params[13] != 0, sequence * half, 0) + min(offset, other);
+        let angles = select(params[13] & 1 != 0, sequence * half, 0) + min(offset, other);
         #[unroll]
         for i in 0..2usize {
             cos[i] = io.cos[angles + i];

@@ -14,7 +14,7 @@
 use cubecl::prelude::*;
 
 use super::{
-    Buffers, MatVec,
+    Buffers, MatVec, WAITS_FOR_X,
     blocks::{read_place, starts_of_blocks},
     ends, first_row, zeros,
 };
@@ -22,6 +22,7 @@ use crate::{
     Format,
     blocks::{ByteCodes, PIECE, byte_codes},
     common::{F4, U4, dot4},
+    waits::{LOOKS, are_there, never},
 };
 
 /// Columns of `x` in shared memory at a time.
@@ -117,24 +118,86 @@ fn odd_bytes(a: u32, b: u32) -> u32 {
     ((a >> 8) & 0x00ff_00ff) | (b & 0xff00_ff00u32)
 }
 
-/// Reads what this thread will stage of columns `from..from + count` of `x`, and behind it, where there
-/// is a norm, its gain.
+/// The vector of a tile of `count` columns that this thread stages at a step. Behind the end it is the
+/// last one.
 #[cube]
-fn see(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
-    let threads = comptime!(kernel.threads() as usize);
-    let steps = comptime!(kernel.staged());
+fn vector_at(#[comptime] step: usize, count: usize, #[comptime] kernel: MatVec) -> usize {
+    min(UNIT_POS_X as usize + comptime!(step * kernel.threads() as usize), count / 4 - 1)
+}
+
+/// Reads what this thread will stage of columns `from..from + count` of `x`.
+#[cube]
+fn see_x(
+    seen: &mut Array<F4>,
+    io: &Buffers,
+    from: usize,
+    count: usize,
+    #[comptime] kernel: MatVec,
+) {
     let base = (io.params[4] as usize * io.params[1] as usize + from) / 4;
     #[unroll]
-    for step in 0..steps {
-        let v = min(UNIT_POS_X as usize + comptime!(step * threads), count / 4 - 1);
-        seen[step] = io.x[base + v];
-        if comptime!(kernel.normed) {
-            seen[comptime!(steps + step)] = io.gain[from / 4 + v];
+    for step in 0..comptime!(kernel.staged()) {
+        seen[step] = io.x[base + vector_at(step, count, kernel)];
+    }
+}
+
+/// The same, and behind it, where there is a norm, its gain.
+#[cube]
+fn see(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
+    see_x(seen, io, from, count, kernel);
+    if comptime!(kernel.normed) {
+        #[unroll]
+        for step in 0..comptime!(kernel.staged()) {
+            seen[comptime!(kernel.staged() + step)] =
+                io.gain[from / 4 + vector_at(step, count, kernel)];
         }
     }
 }
 
-/// Stages what was seen of `count` columns of `x`, and sums its squares, where there is a norm.
+/// Whether what was seen of `x` was there.
+#[cube]
+fn all_there(seen: &Array<F4>, #[comptime] kernel: MatVec) -> bool {
+    let mut all = true.runtime();
+    #[unroll]
+    for step in 0..comptime!(kernel.staged()) {
+        all = all && are_there(seen[step]);
+    }
+    all
+}
+
+/// Looks until all is there, if it may be that it is not: one thread first, which has the end of the tile,
+/// then one of each plane. If all did, they would be in the way of what they wait for.
+#[cube]
+fn wait(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
+    let waits = io.params[3] & WAITS_FOR_X != 0;
+    if waits && UNIT_POS_X == comptime!(kernel.threads() - 1) {
+        look(seen, io, from, count, kernel);
+    }
+    // What was staged before has been read, too.
+    sync_cube();
+    if waits {
+        let last = comptime!(kernel.reduce.threads() - 1);
+        if (UNIT_POS_X & last) == last {
+            look(seen, io, from, count, kernel);
+        }
+        look(seen, io, from, count, kernel);
+    }
+}
+
+#[cube]
+fn look(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
+    let mut looks = 0u32.runtime();
+    while !all_there(seen, kernel) && looks < LOOKS {
+        see_x(seen, io, from, count, kernel);
+        looks += 1;
+    }
+    if looks == LOOKS {
+        seen[0] = F4::new(never());
+    }
+}
+
+/// Stages what was seen of `count` columns of `x`, behind [`wait`], and sums its squares, where there is a
+/// norm.
 #[cube]
 fn stage(
     shared: &mut SharedMemory<u32>,
@@ -145,7 +208,6 @@ fn stage(
 ) {
     let (threads, steps) = comptime!((kernel.threads() as usize, kernel.staged()));
     let bits = comptime!(kernel.format.bits_beside() - 1);
-    sync_cube();
     #[unroll]
     for step in 0..steps {
         let v = UNIT_POS_X as usize + comptime!(step * threads);
@@ -297,6 +359,7 @@ pub(super) fn product(
                         weight, wide, &starts, from, ahead, &mut read, 0usize, rows, into, kernel,
                     );
                 }
+                wait(&mut seen, io, from, count, kernel);
                 stage(&mut shared, &mut sums, &seen, count, kernel);
                 // The next tile's values are on their way while this one is multiplied. (The last one
                 // is read again.)

@@ -5,10 +5,11 @@
 
 use cubecl::prelude::*;
 
-use super::{Buffers, MatVec, low_rank};
+use super::{Buffers, MatVec, WAITS_FOR_ADD, low_rank};
 use crate::{
     common::{group_totals, over_groups},
     swiglu::gated,
+    waits::{LOOKS, announced, is_there, never},
 };
 
 /// What a thread has before the weight is read.
@@ -49,20 +50,44 @@ fn mine(io: &Buffers, first: usize, #[comptime] kernel: MatVec) -> Mine {
     Mine { row, m, exists }
 }
 
+/// Where what is added to a product lies.
+#[cube]
+fn place_of_added(mine: &Mine, io: &Buffers) -> usize {
+    let of_each = (io.params[4] as usize + mine.m) * io.params[0] as usize;
+    mine.row + select(io.params[3] & 3 == 2, of_each, 0)
+}
+
 /// To be called before the weight is read.
 #[cube]
 pub(super) fn early(io: &Buffers, first: usize, #[comptime] kernel: MatVec) -> Early {
     let adapter = low_rank::early(io, first, kernel);
     let mut add = 0.0f32;
     // 1 for a bias, 2 for one of each.
-    if io.params[3] != 0 {
+    if io.params[3] & 3 != 0 {
         let mine = mine(io, first, kernel);
-        let of_each = (io.params[4] as usize + mine.m) * io.params[0] as usize;
         if mine.exists {
-            add = io.add[mine.row + select(io.params[3] == 2, of_each, 0)];
+            add = io.add[place_of_added(&mine, io)];
         }
     }
     Early { adapter, add }
+}
+
+/// What is added to the product of this thread, which has looked for it before.
+#[cube]
+fn added(mine: &Mine, early: &Early, io: &Buffers, #[comptime] kernel: MatVec) -> f32 {
+    let mut add = early.add;
+    if comptime!(kernel.bytes) {
+        let waits = io.params[3] & 3 != 0 && io.params[3] & WAITS_FOR_ADD != 0;
+        if waits && mine.exists {
+            let mut looks = 0u32.runtime();
+            while !is_there(add) && looks < LOOKS {
+                add = io.add[place_of_added(mine, io)];
+                looks += 1;
+            }
+            add = select(is_there(add), add, never());
+        }
+    }
+    add
 }
 
 /// What the products are multiplied with for the norm of `x`: each thread has summed the squares of
@@ -112,18 +137,18 @@ pub(super) fn finish(
     }
     let factor = norm_factor(sums, io, kernel);
     let product = group_totals(sums, comptime!(kernel.products()), groups, kernel.reduce);
-    let sum = product * factor + early.add;
+    let sum = product * factor + added(&mine, early, io, kernel);
     if comptime!(kernel.takes_gates()) {
         let half = io.params[5] as usize;
         let up = neighbour(sum, kernel);
         if mine.exists {
             if half == 0 {
-                io.out[x_first * rows + mine.row] = sum;
+                io.out[x_first * rows + mine.row] = announced(sum);
             } else if mine.row < half {
-                io.out[x_first * half + mine.row] = gated(sum, up);
+                io.out[x_first * half + mine.row] = announced(gated(sum, up));
             }
         }
     } else if mine.exists {
-        io.out[(x_first + mine.m) * rows + mine.row] = sum;
+        io.out[(x_first + mine.m) * rows + mine.row] = announced(sum);
     }
 }

@@ -30,7 +30,7 @@ use cubecl::prelude::*;
 use half::f16;
 
 use crate::{
-    Format, Needs, Reduce,
+    Format, Needs, Reduce, Wait,
     common::{Builder, F4, U4},
 };
 pub use low_rank::{LowRank, MAX_RANK};
@@ -57,6 +57,10 @@ pub struct MatVec {
     /// [take bytes](Format::takes_bytes).
     pub bytes: bool,
 }
+
+/// Bits of the parameter that says what is added: whether `x` is to be waited for, and that.
+const WAITS_FOR_X: u32 = 1 << 2;
+const WAITS_FOR_ADD: u32 = 1 << 3;
 
 /// What is added to a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -124,6 +128,22 @@ impl MatVec {
             bytes: self.bytes,
             ..Needs::default()
         }
+    }
+
+    /// For `x` and what is added, by bits beside [`Params::add`]. (What an adapter makes of `x` does not wait.)
+    pub(crate) const fn waits(self) -> &'static [Wait] {
+        const X: Wait = Wait { buffer: 1, word: 3, bit: WAITS_FOR_X };
+        const ADD: Wait = Wait { buffer: 2, word: 3, bit: WAITS_FOR_ADD };
+        match (self.bytes && !self.low_rank, self.normed) {
+            (false, _) => &[],
+            (true, false) => &[X, ADD],
+            (true, true) => &[X, Wait { buffer: 3, ..ADD }],
+        }
+    }
+
+    /// The place of the result.
+    pub(crate) fn announces(self) -> usize {
+        4 + usize::from(self.normed) + 3 * usize::from(self.low_rank)
     }
 
     /// What the number of columns must be a multiple of for any kernel to take the matrix.

@@ -95,6 +95,7 @@ fn spirv(kernel: &Kernel) -> Result<Vec<u32>, String> {
         .map_err(|error| format!("{name} for SPIR-V: {error:?}"))?;
     let module = modules::relaxed(compiled.assembled_module, &name)?;
     let module = modules::ordered_planes(module, &name)?;
+    let module = modules::shared(module, kernel)?;
     let module = if kernel.is_long() { modules::rolled(module) } else { module };
     Ok(modules::with_products_of_bytes(module))
 }
@@ -142,6 +143,22 @@ mod tests {
         assert!(barriers.len() > 20 && barriers.iter().all(|&orders| orders), "{barriers:?}");
         let (loops, barriers) = modules::loops_and_barriers(&spirv("attention_merge_d64"));
         assert!(loops.contains(&true) && barriers.is_empty());
+    }
+
+    #[test]
+    fn looks_go_past_the_cache() {
+        let shared = |name: &str| {
+            let kernel = table().into_iter().find(|kernel| kernel.name() == name);
+            let module = generate(&kernel.expect("a kernel")).expect("generates").spirv;
+            modules::shared_loads_and_stores(&module.expect("a module"))
+        };
+        // Three loops look for the two vectors of a thread, one for what is added; a product is written.
+        assert_eq!(shared("matvec_q4_0_b1_g16r1_plane32_bytes"), (3 * 2 + 1, 1));
+        // With gates or without.
+        assert_eq!(shared("norm_matvec_q4_0_b1_g8r2_plane32_bytes"), (3 * 2 + 1, 2));
+        // Nothing waits.
+        assert_eq!(shared("matvec_f16_b1_g4r2_plane32"), (0, 1));
+        assert_eq!(shared("swiglu"), (0, 0));
     }
 
     /// Two steps of two pieces, of each 8 words by 3 bytes.

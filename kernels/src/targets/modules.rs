@@ -1,6 +1,8 @@
 //! What is changed in the SPIR-V modules that CubeCL assembles.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use crate::{Kernel, waits::LOOKS};
 
 /// Words before the first instruction.
 const HEADER: usize = 5;
@@ -9,12 +11,28 @@ const OP_TYPE_INT: u32 = 21;
 const OP_CONSTANT: u32 = 43;
 const OP_COMPOSITE_EXTRACT: u32 = 81;
 const OP_SIGNED_MUL_EXTENDED: u32 = 152;
+const OP_U_LESS_THAN: u32 = 176;
 const OP_CONTROL_BARRIER: u32 = 224;
 const OP_ATOMIC_LOAD: u32 = 227;
 const OP_ATOMIC_STORE: u32 = 228;
 const OP_LOOP_MERGE: u32 = 246;
+const OP_LABEL: u32 = 248;
+const OP_BRANCH: u32 = 249;
+const OP_BRANCH_CONDITIONAL: u32 = 250;
 const OP_SIGNED_DOT: u32 = 4450;
 const CAPABILITIES_OF_DOT: [u32; 2] = [6018, 6019];
+const OP_DECORATE: u32 = 71;
+const OP_LOAD: u32 = 61;
+const OP_STORE: u32 = 62;
+const OP_ACCESS_CHAIN: u32 = 65;
+const OP_IN_BOUNDS_ACCESS_CHAIN: u32 = 66;
+/// The decoration that says which buffer a variable is.
+const BINDING: u32 = 33;
+/// Memory operands: volatile, made visible to or available from a scope, not private.
+const SHARED_LOAD: u32 = 0x1 | 0x10 | 0x20;
+const SHARED_STORE: u32 = 0x1 | 0x8 | 0x20;
+/// A whole device, as a scope.
+const DEVICE: u32 = 1;
 /// Four bytes in a word.
 const PACKED_FORMAT: u32 = 0;
 const SUBGROUP: u32 = 3;
@@ -88,6 +106,104 @@ pub(super) fn ordered_planes(mut module: Vec<u32>, name: &str) -> Result<Vec<u32
     Ok(module)
 }
 
+/// A block: the loop that it is the head of, by its end; where it goes on; and whether it counts looks.
+#[derive(Default)]
+struct Block {
+    loop_end: Option<u32>,
+    next: Vec<u32>,
+    counts_looks: bool,
+}
+
+/// The blocks of loops that end after [`LOOKS`] turns.
+fn looks(module: &[u32]) -> HashSet<u32> {
+    let mut limit = None;
+    let mut blocks: HashMap<u32, Block> = HashMap::new();
+    let mut label = 0;
+    for (place, op) in instructions(module) {
+        let words = &module[place];
+        let block = blocks.entry(label).or_default();
+        match op {
+            OP_CONSTANT if words.len() == 4 && words[3] == LOOKS => limit = Some(words[2]),
+            OP_LABEL => label = words[1],
+            OP_LOOP_MERGE => block.loop_end = Some(words[1]),
+            OP_BRANCH => block.next.push(words[1]),
+            OP_BRANCH_CONDITIONAL => block.next.extend(&words[2..4]),
+            OP_U_LESS_THAN => block.counts_looks |= limit == Some(words[4]),
+            _ => {}
+        }
+    }
+    let mut found = HashSet::new();
+    for (&head, Block { loop_end, .. }) in &blocks {
+        let Some(end) = loop_end else { continue };
+        let (mut inside, mut next) = (HashSet::new(), vec![head]);
+        while let Some(label) = next.pop() {
+            if label != *end && inside.insert(label) {
+                next.extend(blocks.get(&label).iter().flat_map(|block| &block.next));
+            }
+        }
+        let of = |label: &u32| blocks.get(label);
+        // Looks have no loops in them.
+        let is_inner = inside.iter().filter_map(of).filter(|b| b.loop_end.is_some()).count() == 1;
+        if is_inner && inside.iter().filter_map(of).any(|block| block.counts_looks) {
+            found.extend(inside);
+        }
+    }
+    found
+}
+
+/// A module that reads some buffers, and writes one, past what a processor has in its own cache: what other
+/// cubes write, and read, at the same time ([`Wait`](crate::Wait)). Or, where the first look is checked, only the looks
+/// after that are such: the others see what was written, or what was cleared. Mesa's older drivers for the
+/// CPU take each of these for a barrier of the cube, so that all of its threads must come there.
+///
+/// # Errors
+/// That the module has no constant for the scope of a device.
+pub(super) fn shared(module: Vec<u32>, kernel: &Kernel) -> Result<Vec<u32>, String> {
+    let (waits, announces) = (kernel.waits(), kernel.announces());
+    let looks = looks(&module);
+    let is_checked = matches!(kernel, Kernel::MatVec(_));
+    let (mut unsigned, mut device) = (None, None);
+    // Of variables, and of pointers into them: which buffer it is.
+    let mut buffers = HashMap::new();
+    let mut made = module[..HEADER].to_vec();
+    let mut label = 0;
+    for (place, op) in instructions(&module) {
+        let words = &module[place];
+        match op {
+            OP_LABEL => label = words[1],
+            OP_TYPE_INT if words[2..] == [32, 0] => unsigned = Some(words[1]),
+            OP_CONSTANT if Some(words[1]) == unsigned && words[3] == DEVICE => {
+                device = Some(words[2]);
+            }
+            OP_DECORATE if words[2] == BINDING => {
+                buffers.insert(words[1], words[3] as usize);
+            }
+            OP_ACCESS_CHAIN | OP_IN_BOUNDS_ACCESS_CHAIN => {
+                if let Some(&buffer) = buffers.get(&words[3]) {
+                    buffers.insert(words[2], buffer);
+                }
+            }
+            _ => {}
+        }
+        let buffer = |pointer| buffers.get(&pointer).copied();
+        let waited_for = |buffer| waits.iter().any(|wait| wait.buffer == buffer);
+        let is_look = || !is_checked || looks.contains(&label);
+        let operands = match op {
+            OP_LOAD if buffer(words[3]).is_some_and(waited_for) && is_look() => Some(SHARED_LOAD),
+            OP_STORE if announces.is_some() && buffer(words[1]) == announces => Some(SHARED_STORE),
+            _ => None,
+        };
+        if let Some(operands) = operands {
+            let device =
+                device.ok_or_else(|| format!("{} for SPIR-V: no constant 1", kernel.name()))?;
+            made.extend(instruction(op, &[&words[1..], &[operands, device]].concat()));
+        } else {
+            made.extend_from_slice(words);
+        }
+    }
+    Ok(made)
+}
+
 /// A module whose loops are not to be unrolled.
 pub(super) fn rolled(mut module: Vec<u32>) -> Vec<u32> {
     let controls: Vec<usize> = instructions(&module)
@@ -130,6 +246,16 @@ pub(super) fn with_products_of_bytes(module: Vec<u32>) -> Vec<u32> {
 #[cfg(test)]
 pub(super) fn products_of_bytes(module: &[u32]) -> usize {
     instructions(module).filter(|(_, op)| *op == OP_SIGNED_DOT).count()
+}
+
+/// How many loads and stores go past a processor's own cache.
+#[cfg(test)]
+pub(super) fn shared_loads_and_stores(module: &[u32]) -> (usize, usize) {
+    let count = |op, at, operands| {
+        let is_shared = |words: &[u32]| words.get(at) == Some(&operands);
+        instructions(module).filter(|i| i.1 == op && is_shared(&module[i.0.clone()])).count()
+    };
+    (count(OP_LOAD, 4, SHARED_LOAD), count(OP_STORE, 3, SHARED_STORE))
 }
 
 /// Of each loop, whether it may be unrolled; and of each barrier of a plane, whether it orders as one of a

@@ -142,8 +142,9 @@ impl Context<'_> {
         let Extent { kernels, shape, .. } = &self.extent;
         let dim = shape.head_dim as u32;
         let kernel = choose::decode(kernels, dim, self.extent.f16(), turning.is_some(), &params)?;
-        let vectors = tensors::empty(kernels, (params.parts() * dim) as usize);
-        let ends = tensors::empty(kernels, params.parts() as usize * 2);
+        let vectors = tensors::announced(kernels, (params.parts() * dim) as usize);
+        // Nobody waits for these, but nothing else is in the way there.
+        let ends = tensors::announced(kernels, params.parts() as usize * 2);
         let padding = kernels.params(padding(options));
         let mut inputs = vec![q];
         let mut outputs = vec![&vectors, &ends];
@@ -167,7 +168,7 @@ impl Context<'_> {
             return Some(vectors);
         }
         let merge = Merge { dim };
-        let out = tensors::empty(kernels, (params.rows() * dim) as usize);
+        let out = tensors::announced(kernels, (params.rows() * dim) as usize);
         // SAFETY: likewise.
         unsafe {
             kernels.launch(

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use cubecl::server::Handle;
 use metal_candle_kernels::{
     Kernel,
-    attention::Params,
+    attention::{Decode, Params},
     rope::{self, RopeAppend},
 };
 
@@ -133,13 +133,14 @@ impl<R: Gpu> CubeKvCache<R> {
 
     /// The sizes of attention that turns queries and the newest key, and writes it, in the same launch;
     /// `None` where it does not: it reads the cache before it, so that there must be something.
-    fn params_of_one(&self, heads: usize, step: &RotaryStep<Cube<R>>) -> Option<Params> {
+    fn params_of_one(&self, heads: usize, step: &RotaryStep<Cube<R>>) -> Option<(Decode, Params)> {
         let at_once = step.len == 1 && self.len > 0 && step.order == RopeOrder::HalfSplit;
         let angles_per_sequence = step.cos.dims()[0] > 1;
         let params = || self.at(self.len + 1).params(1, heads, &step.options);
         let params = at_once.then(|| Params { angles_per_sequence, ..params() })?;
         let (dim, f16) = (self.shape.head_dim as u32, self.dtype == DType::F16);
-        choose::decode(&self.kernels, dim, f16, true, &params).map(|_| params)
+        let kernel = choose::decode(&self.kernels, dim, f16, true, &params)?;
+        Some((kernel, params))
     }
 
     /// Rotation, cache and attention by kernels; `None` where they do not take it.
@@ -167,7 +168,7 @@ impl<R: Gpu> CubeKvCache<R> {
         }
         let [q, k, v] = [q, k, v].map(|t| tensors::contiguous(t.clone()));
         let [cos, sin] = [&step.cos, &step.sin].map(|t| tensors::contiguous(t.clone()));
-        if let Some(params) = self.params_of_one(heads, step) {
+        if let Some((_, params)) = self.params_of_one(heads, step) {
             let target = self.writable();
             let context =
                 Context { extent: self.at(self.len + 1), keys: &target[0], values: &target[1] };
@@ -265,8 +266,9 @@ impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
 
     fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
         self.kernels.params(attention::padding(&step.options));
-        if let Some(params) = self.params_of_one(heads, step) {
-            self.kernels.passing_params(params.words());
+        if let Some((kernel, params)) = self.params_of_one(heads, step) {
+            let words = self.kernels.likely_params(Kernel::Decode(kernel), params.words());
+            self.kernels.passing_params(words);
             return;
         }
         let per_sequence = step.cos.dims()[0] > 1;

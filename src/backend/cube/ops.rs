@@ -184,7 +184,7 @@ pub(super) fn few_rows<R: Gpu>(
     // Nothing to add is not read.
     let add = added.as_ref().map_or(&x.handle, |added| &added.handle);
     let width = if gated { rows / 2 } else { rows };
-    let out = tensors::empty(&kernels, batch * width);
+    let out = tensors::announced(&kernels, batch * width);
     let mut inputs = vec![handle, &x.handle];
     inputs.extend(gain.as_ref().map(|gain| &gain.handle));
     inputs.push(add);

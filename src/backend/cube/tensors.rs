@@ -67,3 +67,8 @@ pub(super) fn floats<R: Gpu, const D: usize>(
 pub(super) fn empty(kernels: &Arc<Kernels>, floats: usize) -> Handle {
     kernels.empty(floats * size_of::<f32>())
 }
+
+/// The same for what a kernel makes that [announces](metal_candle_kernels::Kernel::announces) its results.
+pub(super) fn announced(kernels: &Arc<Kernels>, floats: usize) -> Handle {
+    kernels.announced(floats * size_of::<f32>())
+}

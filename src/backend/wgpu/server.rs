@@ -64,6 +64,7 @@ pub(super) fn open(
             _ => || AutoCompiler::Wgsl(Default::default()),
         },
         multiplies_bytes: multiplies_bytes(adapter, language),
+        begins_in_order: begins_in_order(adapter, language),
     };
     let id = if language == ShaderLanguage::Wgsl {
         let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -74,6 +75,17 @@ pub(super) fn open(
     };
     queue::register(id.clone(), queue);
     Ok(id)
+}
+
+/// NVIDIA's number at the PCI SIG.
+const NVIDIA: u32 = 0x10de;
+
+/// Whether the device begins the cubes of launches in the order of these, also where no barrier is between
+/// them: NVIDIA's GPUs do, as far as was seen, and drivers for the CPU run one launch after the other.
+/// Nothing says so, and of others nothing is known.
+fn begins_in_order(adapter: &WgpuAdapter, language: ShaderLanguage) -> bool {
+    let wgpu::AdapterInfo { vendor, device_type, .. } = adapter.info;
+    language == ShaderLanguage::SpirV && (vendor == NVIDIA || device_type == wgpu::DeviceType::Cpu)
 }
 
 /// Whether there are kernels for the adapter that multiply bytes, and it takes them: Vulkan must since

@@ -15,7 +15,7 @@ use metal_candle_kernels::{
     swiglu::{self, SwiGlu},
 };
 
-use super::{Buffer, Case, Expected, noise::Noise, reference, rotary};
+use super::{Buffer, Case, Expected, noise::Noise, reference, rotary, waiting};
 use crate::quant::{self, Encoding};
 
 /// Sums of thousands of products in f32, in another order.
@@ -27,7 +27,7 @@ const HALF: f64 = 1e-3;
 
 /// The cases of a kernel, none of them large.
 pub fn cases(kernel: Kernel) -> Vec<Case> {
-    match kernel {
+    let cases = match kernel {
         Kernel::Copy(copy) => vec![copied(kernel, copy)],
         Kernel::Largest => largests(kernel),
         Kernel::MatMul(variant) => matmuls(kernel, variant),
@@ -41,7 +41,8 @@ pub fn cases(kernel: Kernel) -> Vec<Case> {
         Kernel::Decode(variant) => attentions(kernel, variant),
         Kernel::Merge(variant) => merges(kernel, variant),
         Kernel::Flash(variant) => flashes(kernel, variant),
-    }
+    };
+    waiting::told(kernel, cases)
 }
 
 /// The cases of a kernel that take longer: attention over 32,768 keys.

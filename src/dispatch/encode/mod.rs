@@ -1,6 +1,8 @@
 //! Turning a list of launches into one command buffer. There are two ways: through wgpu's own encoder,
 //! which every API has, and past it on Vulkan.
 
+#[cfg(not(target_os = "macos"))]
+mod hazards;
 mod tracked;
 #[cfg(not(target_os = "macos"))]
 mod vulkan;
@@ -12,7 +14,7 @@ use cubecl::{
 };
 use metal_candle_kernels::targets;
 
-use super::{gather::Listed, queue::Queue, task::Task};
+use super::{gather::Part, queue::Queue, task::Task};
 
 /// How kernels that CubeCL's server is handed are compiled and run: every index is checked by them.
 const MODE: ExecutionMode = ExecutionMode::Unchecked;
@@ -107,17 +109,22 @@ impl Encoder {
         }
     }
 
-    /// Encodes the launches of a list.
-    pub(super) fn record(
-        &mut self,
-        server: &mut WgpuServer,
-        launches: &[Listed],
-        commands: &mut Commands,
-    ) {
+    /// Whether launches may wait for results themselves: it leaves out barriers then.
+    pub(super) fn overlaps(&self) -> bool {
         match self {
-            Self::Tracked(encoder) => encoder.record(server, launches, commands),
+            Self::Tracked(_) => false,
             #[cfg(not(target_os = "macos"))]
-            Self::Vulkan(encoder) => encoder.record(server, launches, commands),
+            Self::Vulkan(encoder) => encoder.overlaps(),
+        }
+    }
+
+    /// Encodes a part of a list.
+    pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
+        match self {
+            // Nothing there waits for anything, so that nothing has to be cleared.
+            Self::Tracked(encoder) => encoder.record(server, &part.launches, commands),
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(encoder) => encoder.record(server, part, commands),
         }
     }
 }

@@ -6,7 +6,8 @@
 //! wgpu hands out its own objects for this (`as_hal`), and knows nothing of what is done with them:
 //!
 //! - Barriers: what was submitted before a list is waited for, and what comes behind it waits for the
-//!   list, whatever buffers either of them uses. In between, each launch waits for the one before.
+//!   list, whatever buffers either of them uses. In between, each launch waits for the one before, or, if
+//!   the device [begins cubes in order](Queue::begins_in_order), for results by itself ([`hazards`](super::hazards)).
 //! - Zeros: wgpu clears what it has not seen anybody write, at its next use. So a new place is shown to
 //!   it first ([`Encoder::show`]): it is cleared then, if ever.
 //! - Lifetimes: bind groups keep their buffers, and are only forgotten when the GPU has come to an end.
@@ -23,8 +24,17 @@ use wgpu::{
     hal::{self, CommandEncoder as _, Device as _, api::Vulkan, vulkan},
 };
 
-use super::Commands;
-use crate::dispatch::{gather::Listed, groups::Groups, places::Place, queue::Queue, task::Task};
+use super::{Commands, hazards::Hazards};
+use crate::dispatch::{
+    gather::{Listed, Part},
+    groups::Groups,
+    places::{Place, Places},
+    queue::Queue,
+    task::Task,
+};
+
+/// The environment variable that, set to 1, has a barrier before every launch: for comparing.
+const BARRIERS_VARIABLE: &str = "METAL_CANDLE_BARRIERS";
 
 /// A compiled kernel. It is never destroyed: devices, and their pipelines, live as long as the program.
 pub(in crate::dispatch) struct Pipeline {
@@ -37,6 +47,7 @@ pub(in crate::dispatch) struct Pipeline {
 pub(super) struct Group {
     device: wgpu::Device,
     set: Option<vulkan::BindGroup>,
+    places: Vec<Place>,
 }
 
 impl Drop for Group {
@@ -58,6 +69,10 @@ pub(in crate::dispatch) struct Encoder {
     idle: wgpu::ComputePipeline,
     /// What wgpu knows to be initialised.
     shown: HashSet<Place>,
+    /// Those of it that lists are given in pieces.
+    regions: Vec<Place>,
+    /// Whether launches may wait for results themselves.
+    overlaps: bool,
 }
 
 /// A launch with its bind group.
@@ -69,11 +84,14 @@ impl Encoder {
         // SAFETY: nothing is done with it.
         let is_vulkan = unsafe { queue.device.as_hal::<Vulkan>() }.is_some();
         let takes_spirv = matches!((queue.compiler)(), AutoCompiler::SpirV(_));
+        let barriers = std::env::var_os(BARRIERS_VARIABLE).is_some_and(|value| value == "1");
         (is_vulkan && takes_spirv).then(|| Self {
+            overlaps: queue.begins_in_order && !barriers,
             queue: queue.clone(),
             groups: Groups::default(),
             idle: idle(&queue.device),
             shown: HashSet::new(),
+            regions: Vec::new(),
         })
     }
 
@@ -90,22 +108,35 @@ impl Encoder {
         }
     }
 
-    pub(super) fn record(
-        &mut self,
-        server: &mut WgpuServer,
-        launches: &[Listed],
-        commands: &mut Commands,
-    ) {
-        let Self { queue, groups, shown, .. } = self;
+    pub(super) fn overlaps(&self) -> bool {
+        self.overlaps
+    }
+
+    pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
+        let Part { clear, launches } = part;
+        let clear = clear.as_ref().map(|binding| Places::new(server).find(binding)).transpose();
+        let clear = clear.unwrap_or_else(|error| {
+            tracing::error!(error, "not cleared");
+            None
+        });
+        let overlaps = self.overlaps;
+        let Self { queue, groups, shown, regions, .. } = self;
         groups.next_list(|| {
             if let Err(error) = queue.device.poll(PollType::wait_indefinitely()) {
                 tracing::error!(%error, "waiting before bind groups are forgotten");
             }
             shown.clear();
+            regions.clear();
         });
-        let mut fresh = Vec::new();
+        // A region is shown as a whole, before any piece of it.
+        let mut fresh: Vec<_> =
+            clear.iter().filter(|&place| !shown.contains(place)).cloned().collect();
+        regions.extend(fresh.iter().cloned());
         let bound = groups.of_list(server, launches, |launch, places| {
-            fresh.extend(places.iter().filter(|&place| !shown.contains(place)).cloned());
+            let is_known = |place: &Place| {
+                shown.contains(place) || regions.iter().any(|region| region.holds(place))
+            };
+            fresh.extend(places.iter().filter(|&place| !is_known(place)).cloned());
             bind(&queue.device, launch.pipeline.vulkan(), places)
         });
         self.show(fresh);
@@ -114,7 +145,9 @@ impl Encoder {
         let recorded = unsafe {
             self.queue.device.as_hal::<Vulkan>().and_then(|device| {
                 commands.encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
-                    encoder.map(|encoder| record(device.raw_device(), encoder, &bound))
+                    encoder.map(|encoder| {
+                        record(device.raw_device(), encoder, clear.as_ref(), &bound, overlaps);
+                    })
                 })
             })
         };
@@ -273,12 +306,18 @@ fn bind(device: &wgpu::Device, pipeline: &Pipeline, places: &[Place]) -> Result<
         })
     };
     let group = group.map_err(|error| error.to_string())?;
-    Ok(Group { device: device.clone(), set: Some(group) })
+    Ok(Group { device: device.clone(), set: Some(group), places: places.to_vec() })
 }
 
 /// # Safety
 /// The encoder must be the device's, and everything bound must live until the commands have ended.
-unsafe fn record(device: &ash::Device, encoder: &mut vulkan::CommandEncoder, bound: &[Bound<'_>]) {
+unsafe fn record(
+    device: &ash::Device,
+    encoder: &mut vulkan::CommandEncoder,
+    clear: Option<&Place>,
+    bound: &[Bound<'_>],
+    overlaps: bool,
+) {
     use vk::{AccessFlags as Access, PipelineStageFlags as Stages};
     // SAFETY: as the caller says.
     let buffer = unsafe { encoder.raw_handle() };
@@ -300,19 +339,34 @@ unsafe fn record(device: &ash::Device, encoder: &mut vulkan::CommandEncoder, bou
     };
     let writes = (Stages::COMPUTE_SHADER, Access::SHADER_WRITE);
     let uses = (Stages::COMPUTE_SHADER, Access::SHADER_READ | Access::SHADER_WRITE);
-    barrier((Stages::ALL_COMMANDS, Access::MEMORY_WRITE), uses);
+    let before = (Stages::ALL_COMMANDS, Access::MEMORY_WRITE);
+    if let Some(place) = clear {
+        let fills = (Stages::TRANSFER, Access::TRANSFER_WRITE);
+        barrier(before, fills);
+        // SAFETY: as the caller says; the buffer is alive, for its place is.
+        unsafe {
+            if let Some(buffer) = place.buffer.as_hal::<Vulkan>() {
+                encoder.clear_buffer(&buffer, place.range());
+            }
+        }
+        barrier(fills, uses);
+    }
+    barrier(before, uses);
     // SAFETY: as the caller says.
     unsafe {
         encoder.begin_compute_pass(&hal::ComputePassDescriptor {
             label: None,
             timestamp_writes: None,
         });
+        let mut hazards = Hazards::new();
         for (i, (launch, group)) in bound.iter().enumerate() {
-            let Some(group) = &group.set else { continue };
+            let Group { set: Some(group), places, .. } = &**group else { continue };
             let pipeline = launch.pipeline.vulkan();
-            if i > 0 {
+            if i > 0 && (!overlaps || hazards.need_barrier(launch, places)) {
                 barrier(writes, uses);
+                hazards = Hazards::new();
             }
+            hazards.add(launch, places);
             encoder.set_compute_pipeline(&pipeline.compiled);
             encoder.set_bind_group(&pipeline.layout, 0, group, &[]);
             encoder.dispatch([launch.cubes[0], launch.cubes[1], 1]);
