@@ -16,7 +16,7 @@ use cubecl::{
     server::{Handle, KernelArguments, MetadataBindingInfo},
     wgpu::{WgpuDevice, WgpuRuntime},
 };
-use metal_candle_kernels::{Kernel, MatrixUnits, Needs};
+use metal_candle_kernels::{Kernel, MatrixUnits, Needs, Wait};
 use thiserror::Error;
 
 use super::{
@@ -448,8 +448,11 @@ impl Kernels {
 
     /// Has a kernel wait for those of its inputs that others of the open list announce: which these are.
     fn tell_to_wait(&self, kernel: Kernel, inputs: &[&Handle], words: &mut [u32]) -> Vec<usize> {
-        let Some(list) = self.list() else { return Vec::new() };
-        let told = kernel.waits().iter().filter(|wait| list.is_announced(inputs[wait.buffer]));
+        if !self.is_listing() {
+            return Vec::new();
+        }
+        let is_announced = |wait: &&Wait| gather::is_announced(inputs[wait.buffer]);
+        let told = kernel.waits().iter().filter(is_announced);
         told.map(|wait| {
             words[wait.word] |= wait.bit;
             wait.buffer

@@ -92,7 +92,7 @@ impl Fresh {
     }
 
     /// What is to be cleared before the launches that come: once.
-    pub(super) fn to_clear(&mut self) -> Option<Binding> {
+    pub(super) fn take_to_clear(&mut self) -> Option<Binding> {
         self.to_clear.take()
     }
 }

@@ -97,12 +97,17 @@ pub fn submit() {
     hand_over();
 }
 
+/// Whether launches of the current thread's list can wait for what is in a buffer.
+pub(super) fn is_announced(handle: &Handle) -> bool {
+    OPEN.with_borrow(|open| open.as_ref().is_some_and(|open| open.fresh.holds(handle)))
+}
+
 /// Hands over what the current thread has listed so far, to be submitted or for later.
 fn hand_over() {
     let listed = OPEN.with_borrow_mut(|open| {
         let open = open.as_mut()?;
         let launches = std::mem::take(&mut open.launches);
-        let part = Part { clear: open.fresh.to_clear(), launches };
+        let part = Part { clear: open.fresh.take_to_clear(), launches };
         let is_empty = part.clear.is_none() && part.launches.is_empty();
         (!is_empty).then(|| (open.gatherer.clone(), part, open.later.clone()))
     });
@@ -261,11 +266,6 @@ impl Gatherer {
         let taken =
             OPEN.with_borrow_mut(|open| open.as_mut().filter(|_| self.overlaps).and_then(take));
         taken.unwrap_or_else(|| self.buffer(client, bytes))
-    }
-
-    /// Whether launches of the open list can wait for what is in a buffer.
-    pub(super) fn is_announced(&self, handle: &Handle) -> bool {
-        OPEN.with_borrow(|open| open.as_ref().is_some_and(|open| open.fresh.holds(handle)))
     }
 
     /// Whether launches of this thread's lists have waited.
