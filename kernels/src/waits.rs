@@ -66,8 +66,9 @@ pub(crate) fn are_there(value: F4) -> bool {
     is_there(value[0]) && is_there(value[1]) && is_there(value[2]) && is_there(value[3])
 }
 
-/// What stands for a value that did not come.
+/// What stands for a value that did not come after so many looks: no number. (Metal reinterprets variables,
+/// not constants.)
 #[cube]
-pub(crate) fn never() -> f32 {
-    f32::reinterpret(0x7fc0_0000u32)
+pub(crate) fn never(looks: u32) -> f32 {
+    f32::reinterpret(looks | 0x7fc0_0000u32)
 }

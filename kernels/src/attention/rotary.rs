@@ -41,7 +41,7 @@ fn look_for(from: &Array<F4>, at: usize, told: u32) -> f32 {
         there = are_there(from[at]);
         looks += 1;
     }
-    select(there, 1.0f32, never())
+    select(there, 1.0f32, never(looks))
 }
 
 /// Waits for the heads `first..first + rows` of queries, and for a newest key and value, as far as it is

@@ -84,7 +84,7 @@ fn added(mine: &Mine, early: &Early, io: &Buffers, #[comptime] kernel: MatVec) -
                 add = io.add[place_of_added(mine, io)];
                 looks += 1;
             }
-            add = select(is_there(add), add, never());
+            add = select(is_there(add), add, never(looks));
         }
     }
     add
