@@ -14,6 +14,8 @@ use cubecl::{
 };
 use metal_candle_kernels::targets;
 
+#[cfg(not(target_os = "macos"))]
+use super::device;
 use super::{gather::Part, queue::Queue, task::Task};
 
 /// How kernels that CubeCL's server is handed are compiled and run: every index is checked by them.
@@ -92,7 +94,7 @@ impl Encoder {
     /// The fastest one that a device has.
     pub(super) fn new(queue: &Queue) -> Self {
         #[cfg(not(target_os = "macos"))]
-        if std::env::var_os(TRACKED_VARIABLE).is_none_or(|value| value != "1")
+        if !device::is_set(TRACKED_VARIABLE)
             && let Some(encoder) = vulkan::Encoder::new(queue)
         {
             return Self::Vulkan(encoder);

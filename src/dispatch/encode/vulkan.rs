@@ -26,6 +26,7 @@ use wgpu::{
 
 use super::{Commands, hazards::Hazards};
 use crate::dispatch::{
+    device::is_set,
     gather::{Listed, Part},
     groups::Groups,
     places::{Place, Places},
@@ -84,9 +85,8 @@ impl Encoder {
         // SAFETY: nothing is done with it.
         let is_vulkan = unsafe { queue.device.as_hal::<Vulkan>() }.is_some();
         let takes_spirv = matches!((queue.compiler)(), AutoCompiler::SpirV(_));
-        let barriers = std::env::var_os(BARRIERS_VARIABLE).is_some_and(|value| value == "1");
         (is_vulkan && takes_spirv).then(|| Self {
-            overlaps: queue.begins_in_order && !barriers,
+            overlaps: queue.begins_in_order && !is_set(BARRIERS_VARIABLE),
             queue: queue.clone(),
             groups: Groups::default(),
             idle: idle(&queue.device),
