@@ -241,6 +241,13 @@ pub trait Backend: burn::tensor::backend::Backend {
         None
     }
 
+    /// Values from the host that only the step at hand needs, `[values]` in f32. A backend that
+    /// [gathers](Self::gather) a step has them uploaded with it.
+    fn step_values(values: Vec<f32>, device: &Self::Device) -> Tensor<Self, 1> {
+        let len = values.len();
+        Tensor::from_data(TensorData::new(values, [len]), (device, DType::F32))
+    }
+
     /// Runs the forward pass of a step, so that a backend can hand all that it launches to the device
     /// as a whole. What `work` computes may meet only operations of this trait before `gather` returns:
     /// a backend need not keep the order between these and others of burn's on the same tensors.

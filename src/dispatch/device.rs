@@ -17,6 +17,7 @@ use cubecl::{
     wgpu::{WgpuDevice, WgpuRuntime},
 };
 use metal_candle_kernels::{Kernel, MatrixUnits, Needs, Wait};
+use rustc_hash::FxHashMap;
 use thiserror::Error;
 
 use super::{
@@ -76,11 +77,11 @@ pub struct Kernels {
     max_shared: usize,
     /// Whether to leave the pregenerated texts alone, see [`JIT_VARIABLE`].
     expand: bool,
-    params: Mutex<HashMap<Vec<u32>, Handle>>,
+    params: Mutex<FxHashMap<Vec<u32>, Handle>>,
     /// Those that one step has and no other, the newest last.
     passing: Mutex<VecDeque<(Vec<u32>, Handle)>>,
     choices: Mutex<Choices>,
-    resolved: Mutex<HashMap<Kernel, Result<Task, LaunchError>>>,
+    resolved: Mutex<FxHashMap<Kernel, Result<Task, LaunchError>>>,
     /// Where launches can be listed.
     gatherer: Option<Arc<Gatherer>>,
     /// Whether lists may wait for their tokens, see [`NOT_AHEAD_VARIABLE`].
@@ -321,6 +322,12 @@ impl Kernels {
         later.unwrap_or_else(|| self.upload(bytemuck::cast_slice(ids)))
     }
 
+    /// Uploads whole words that only the step at hand needs.
+    pub fn passing(&self, bytes: &[u8]) -> Handle {
+        let written = self.list().and_then(|list| list.written(&self.client, bytes));
+        written.unwrap_or_else(|| self.upload(bytes))
+    }
+
     /// Uploads many bytes as fast as it goes.
     pub fn upload_at_once(&self, bytes: &Bytes) -> Handle {
         match &self.gatherer {
@@ -394,6 +401,9 @@ impl Kernels {
     /// An upload ends the submission that is being gathered, so what a step needs is best asked for
     /// before its first launch.
     pub fn params(&self, words: Vec<u32>) -> Handle {
+        if let Some(written) = gather::written_params(&words) {
+            return written;
+        }
         if let Some((_, handle)) = lock(&self.passing).iter().find(|(held, _)| *held == words) {
             return handle.clone();
         }
@@ -412,6 +422,9 @@ impl Kernels {
     /// Uploads parameters that [`Kernels::params`] will be asked for in the next step, and hardly ever
     /// again.
     pub fn passing_params(&self, words: Vec<u32>) {
+        if self.list().is_some_and(|list| list.write_params(&self.client, &words)) {
+            return;
+        }
         let mut passing = lock(&self.passing);
         if passing.iter().any(|(held, _)| *held == words) {
             return;

@@ -17,7 +17,6 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,6 +26,7 @@ use cubecl::{
     wgpu::{WgpuDevice, WgpuServer},
 };
 use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id::StreamId};
+use rustc_hash::FxHashMap;
 
 use super::{
     Entry, LaunchError,
@@ -34,11 +34,13 @@ use super::{
     client::Client,
     encode::{Commands, Encoder, Pipeline},
     fresh::{self, Fresh},
+    places::Places,
     pool,
     queue::{self, Queue},
     read_back::{Begun, ReadBack, Staging},
     task::Task,
     upload::Uploads,
+    written::{self, Written},
 };
 
 /// Launches after which a list is handed over although it is still open: the GPU begins with them
@@ -68,14 +70,25 @@ pub(super) struct Part {
     /// What is cleared before them.
     #[cfg_attr(target_os = "macos", allow(dead_code))] // nothing waits there
     pub(super) clear: Option<Binding>,
+    /// What is written before them.
+    written: Option<(Binding, Vec<u8>)>,
     pub(super) launches: Vec<Listed>,
+}
+
+impl Part {
+    fn is_empty(&self) -> bool {
+        self.clear.is_none() && self.written.is_none() && self.launches.is_empty()
+    }
 }
 
 /// The list that a thread has open.
 struct Open {
     gatherer: Arc<Gatherer>,
+    written: Written,
     launches: Vec<Listed>,
     fresh: Fresh,
+    /// Parameters that it has written.
+    params: Vec<(Vec<u32>, Handle)>,
     /// Launches after which it is handed over.
     full: usize,
     /// What it is a part of, if it waits for ids.
@@ -102,14 +115,24 @@ pub(super) fn is_announced(handle: &Handle) -> bool {
     OPEN.with_borrow(|open| open.as_ref().is_some_and(|open| open.fresh.holds(handle)))
 }
 
+/// The buffer of parameters that the current thread's list has written.
+pub(super) fn written_params(words: &[u32]) -> Option<Handle> {
+    OPEN.with_borrow(|open| {
+        let (_, handle) = open.as_ref()?.params.iter().find(|(written, _)| written == words)?;
+        Some(handle.clone())
+    })
+}
+
 /// Hands over what the current thread has listed so far, to be submitted or for later.
 fn hand_over() {
     let listed = OPEN.with_borrow_mut(|open| {
         let open = open.as_mut()?;
-        let launches = std::mem::take(&mut open.launches);
-        let part = Part { clear: open.fresh.take_to_clear(), launches };
-        let is_empty = part.clear.is_none() && part.launches.is_empty();
-        (!is_empty).then(|| (open.gatherer.clone(), part, open.later.clone()))
+        let part = Part {
+            clear: open.fresh.take_to_clear(),
+            written: open.written.take(),
+            launches: std::mem::take(&mut open.launches),
+        };
+        (!part.is_empty()).then(|| (open.gatherer.clone(), part, open.later.clone()))
     });
     match listed {
         Some((gatherer, part, None)) => gatherer.hand_over(part),
@@ -132,7 +155,7 @@ impl Drop for Close {
 pub(super) struct Gatherer {
     server: DeviceHandle<WgpuServer>,
     queue: Queue,
-    pipelines: Mutex<HashMap<&'static str, Result<Arc<Pipeline>, LaunchError>>>,
+    pipelines: Mutex<FxHashMap<&'static str, Result<Arc<Pipeline>, LaunchError>>>,
     encoder: Mutex<Encoder>,
     staging: Staging,
     uploads: Uploads,
@@ -207,8 +230,15 @@ impl Gatherer {
             return None;
         }
         ahead::settle();
-        let (gatherer, launches, fresh) = (self.clone(), Vec::new(), Fresh::new(self.address()));
-        OPEN.set(Some(Open { gatherer, launches, fresh, full: FIRST_LAUNCHES, later }));
+        OPEN.set(Some(Open {
+            gatherer: self.clone(),
+            written: Written::default(),
+            launches: Vec::new(),
+            fresh: Fresh::new(self.address()),
+            params: Vec::new(),
+            full: FIRST_LAUNCHES,
+            later,
+        }));
         Some(Close)
     }
 
@@ -253,6 +283,26 @@ impl Gatherer {
             hand_over();
         }
         Ok(())
+    }
+
+    /// A buffer that the open list fills with a few words before its next launch, if there is room.
+    pub(super) fn written(&self, client: &Client, bytes: &[u8]) -> Option<Handle> {
+        let block = || self.buffer(client, written::BLOCK_BYTES);
+        OPEN.with_borrow_mut(|open| open.as_mut()?.written.add(bytes, block))
+    }
+
+    /// Has the open list fill a buffer with parameters, which it is asked for afterwards
+    /// ([`written_params`]); `false` when there is no room.
+    pub(super) fn write_params(&self, client: &Client, words: &[u32]) -> bool {
+        if written_params(words).is_some() {
+            return true;
+        }
+        let written = self.written(client, bytemuck::cast_slice(words));
+        let known = written.map(|handle| (words.to_vec(), handle));
+        OPEN.with_borrow_mut(|open| {
+            let params = open.as_mut().map(|open| &mut open.params);
+            params.zip(known).map(|(params, known)| params.push(known)).is_some()
+        })
     }
 
     /// A buffer for what an open list computes.
@@ -346,9 +396,7 @@ impl Gatherer {
         self.server.submit(move |server| {
             // What used that memory before comes first.
             flush(server);
-            let found = ComputeServer::get_resource(server, to.binding(), StreamId::current());
-            let written = found.map_err(|error| error.to_string()).and_then(|found| {
-                let place = found.resource();
+            let written = Places::new(server).find(&to.binding()).and_then(|place| {
                 this.uploads.write(&this.queue, &bytes, &place.buffer, place.offset)
             });
             if let Err(error) = written {
@@ -389,6 +437,7 @@ impl Gatherer {
             // It may have been told to run already.
             if !later.is_given_up() {
                 flush(server);
+                this.write(server, &part);
                 let commands = recorded.commands.get_or_insert_with(|| Commands::new(&this.queue));
                 lock(&this.encoder).record(server, &part, commands);
                 recorded.launches.extend(part.launches);
@@ -403,7 +452,11 @@ impl Gatherer {
         self.server.submit(move |server| {
             flush(server);
             let Recorded { commands, launches } = std::mem::take(&mut *later.recorded());
-            let written = ids.map_or(Ok(()), |(to, ids)| this.write(server, to, &ids));
+            let written: Result<(), String> = ids.map_or(Ok(()), |(to, ids)| {
+                let place = Places::new(server).find(&to.binding())?;
+                this.queue.queue.write_buffer(&place.buffer, place.offset, &ids);
+                Ok(())
+            });
             let mut copies = later.take_copies();
             if let (Ok(()), Some(commands)) = (&written, commands) {
                 let mut encoder = None;
@@ -429,18 +482,21 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
-    /// On the server's thread: writes a few words to a buffer.
-    fn write(&self, server: &mut WgpuServer, to: Handle, bytes: &[u8]) -> Result<(), String> {
-        let found = ComputeServer::get_resource(server, to.binding(), StreamId::current());
-        let found = found.map_err(|error| error.to_string())?;
-        let place = found.resource();
-        self.queue.queue.write_buffer(&place.buffer, place.offset, bytes);
-        Ok(())
+    /// On the server's thread: writes what is to be written before a part. wgpu does so when something is
+    /// submitted next, behind all that was, and so at the latest with the part. (A part that waits and is
+    /// given up has done no harm: what comes to lie there is written or computed later still.)
+    fn write(&self, server: &mut WgpuServer, part: &Part) {
+        let Some((to, bytes)) = &part.written else { return };
+        match Places::new(server).find(to) {
+            Ok(place) => self.queue.queue.write_buffer(&place.buffer, place.offset, bytes),
+            Err(error) => tracing::error!(error, "not written"),
+        }
     }
 
     /// On the server's thread: encodes and submits.
     fn encode(&self, server: &mut WgpuServer, part: &Part) {
         flush(server);
+        self.write(server, part);
         let mut commands = Commands::new(&self.queue);
         lock(&self.encoder).record(server, part, &mut commands);
         commands.submit(&self.queue, None);
@@ -455,11 +511,9 @@ fn copy(
     to: &ReadBack,
     encoder: &mut wgpu::CommandEncoder,
 ) -> Result<(), String> {
-    let found = ComputeServer::get_resource(server, from.binding(), StreamId::current());
-    let found = found.map_err(|error| error.to_string())?;
-    let place = found.resource();
-    if place.size < to.bytes {
-        return Err(format!("{} bytes of a buffer of {}", to.bytes, place.size));
+    let place = Places::new(server).find(&from.binding())?;
+    if place.bytes() < to.bytes {
+        return Err(format!("{} bytes of a buffer of {}", to.bytes, place.bytes()));
     }
     encoder.copy_buffer_to_buffer(&place.buffer, place.offset, &to.staging, 0, to.bytes);
     Ok(())

@@ -1,11 +1,9 @@
 //! Bind groups that are kept from step to step, in the form of either encoder.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{collections::hash_map::Entry, sync::Arc};
 
 use cubecl::wgpu::WgpuServer;
+use rustc_hash::FxHashMap;
 
 use super::{
     gather::Listed,
@@ -23,14 +21,14 @@ struct Kept<G> {
 
 /// Bind groups by kernel and buffers.
 pub(super) struct Groups<G> {
-    known: HashMap<(&'static str, Vec<Place>), Kept<G>>,
+    known: FxHashMap<(&'static str, Vec<Place>), Kept<G>>,
     /// Lists so far.
     lists: u64,
 }
 
 impl<G> Default for Groups<G> {
     fn default() -> Self {
-        Self { known: HashMap::new(), lists: 0 }
+        Self { known: FxHashMap::default(), lists: 0 }
     }
 }
 

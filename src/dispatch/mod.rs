@@ -24,6 +24,7 @@ mod task;
 mod trace;
 pub mod tune;
 mod upload;
+mod written;
 
 pub use ahead::Ahead;
 pub use device::{Kernels, LaunchError};

@@ -1,27 +1,44 @@
 //! Where the buffers of a list's launches lie.
 //!
-//! To find that out, bindings must be looked up at CubeCL's server, which takes it half a microsecond
-//! for each. Most launches of a list have theirs in common, so each is looked up once a list.
+//! To find that out, memory must be looked up at CubeCL's server, which takes it half a microsecond
+//! for each piece. Most launches of a list have theirs in common, so each is looked up once a list.
 
-use std::collections::HashMap;
+use std::{
+    collections::hash_map::Entry,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use cubecl::{
     server::{Binding, ComputeServer},
     wgpu::WgpuServer,
 };
 use cubecl_common::stream_id::StreamId;
+use rustc_hash::FxHashMap;
 use wgpu::Buffer;
 
 /// A slice of a buffer.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) buffer: Buffer,
+    pub(super) buffer: Arc<Buffer>,
     pub(super) offset: u64,
     size: u64,
 }
 
+impl Hash for Place {
+    /// Without the buffer, for there are few of them.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.offset, self.size).hash(state);
+    }
+}
+
 impl Place {
     /// Its length in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.size
+    }
+
+    /// The same, as wgpu has it.
     pub(super) fn size(&self) -> Option<std::num::NonZeroU64> {
         std::num::NonZeroU64::new(self.size)
     }
@@ -52,20 +69,18 @@ impl Place {
     }
 }
 
-/// What tells bindings of a list apart: memory, and where they begin and end in it.
-type Key = (usize, Option<u64>, Option<u64>);
-
 /// The places of one list's bindings.
 pub(super) struct Places<'a> {
     server: &'a mut WgpuServer,
-    /// The list holds its bindings, so that their addresses are nobody else's meanwhile.
-    found: HashMap<Key, Place>,
+    /// Whole pieces of memory. The list holds its bindings, so that their addresses are nobody else's
+    /// meanwhile.
+    found: FxHashMap<usize, Place>,
 }
 
 impl<'a> Places<'a> {
     /// For the next list.
     pub(super) fn new(server: &'a mut WgpuServer) -> Self {
-        Self { server, found: HashMap::new() }
+        Self { server, found: FxHashMap::default() }
     }
 
     /// Those of a launch of this list.
@@ -75,18 +90,26 @@ impl<'a> Places<'a> {
 
     /// That of a binding.
     pub(super) fn find(&mut self, binding: &Binding) -> Result<Place, String> {
-        let key = (address(&binding.memory), binding.offset_start, binding.offset_end);
-        if let Some(place) = self.found.get(&key) {
-            return Ok(place.clone());
-        }
-        let stream = StreamId::current();
-        let found = ComputeServer::get_resource(self.server, binding.clone(), stream)
-            .map_err(|error| error.to_string())?;
-        let found = found.resource();
-        let size = found.size.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
-        let place = Place { buffer: found.buffer.clone(), offset: found.offset, size };
-        self.found.insert(key, place.clone());
-        Ok(place)
+        let (start, end) = (binding.offset_start.unwrap_or(0), binding.offset_end.unwrap_or(0));
+        let Place { buffer, offset, size } = self.whole(binding)?;
+        let size = (size - start - end).next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
+        Ok(Place { buffer: buffer.clone(), offset: offset + start, size })
+    }
+
+    /// That of all the memory that a binding is a part of.
+    fn whole(&mut self, binding: &Binding) -> Result<&Place, String> {
+        Ok(match self.found.entry(address(&binding.memory)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                let all = Binding { offset_start: None, offset_end: None, ..binding.clone() };
+                let stream = StreamId::current();
+                let found = ComputeServer::get_resource(self.server, all, stream)
+                    .map_err(|error| error.to_string())?;
+                let found = found.resource();
+                let buffer = Arc::new(found.buffer.clone());
+                free.insert(Place { buffer, offset: found.offset, size: found.size })
+            }
+        })
     }
 }
 

@@ -87,8 +87,8 @@ impl<B: Backend> SequenceClassifier<B> {
         let trimmed: Vec<_> = sequences.iter().map(|s| self.trimmed(s.as_ref())).collect();
         let tokens = TokenBatch::new(&trimmed)?;
         let adapters = deltas.over(&self.slots, tokens.batch(), tokens.len())?;
-        let last = self.decoder.forward(&tokens, None, LogitRows::Last, None, &adapters)?;
-        let logits = self.score.forward(last, &adapters)?;
+        let rows = LogitRows::Last;
+        let logits = self.decoder.forward(&tokens, None, rows, None, &adapters, &self.score)?;
         Ok(if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) })
     }
 

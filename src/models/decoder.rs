@@ -104,7 +104,8 @@ impl<B: Backend> Decoder<B> {
         Linear::tied(weights, self.layers.embedding.weight())
     }
 
-    /// What the final norm gives: `[batch · positions, hidden]`, of the positions that `rows` keeps.
+    /// What an output layer makes of the final norm: `[batch · positions, outputs]`, of the positions
+    /// that `rows` keeps.
     pub(super) fn forward(
         &self,
         tokens: &TokenBatch,
@@ -112,6 +113,7 @@ impl<B: Backend> Decoder<B> {
         rows: LogitRows,
         mut observer: Option<&mut Observer<'_, B>>,
         adapters: &Active<'_, B>,
+        output: &Linear<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         let steps = self.begin(tokens, cache.as_deref())?;
         let mut show = |state, sum: &dyn Fn() -> Tensor<B, 2>| {
@@ -127,9 +129,13 @@ impl<B: Backend> Decoder<B> {
             block.forward(&mut stream, steps.of(i), cache, adapters)?;
             show(HiddenState::Layer(i), &|| stream.sum());
         }
-        let normed = stream.map(|x| select_rows(x, tokens, rows)).normed(&self.layers.norm);
-        show(HiddenState::FinalNorm, &|| normed.clone());
-        Ok(normed)
+        let mut kept = stream.map(|x| select_rows(x, tokens, rows));
+        if observer.is_none() {
+            return Ok(output.of_norm(&self.layers.norm, &mut kept, adapters)?);
+        }
+        let normed = kept.normed(&self.layers.norm);
+        observe(&mut observer, HiddenState::FinalNorm, &|| normed.clone(), tokens.batch());
+        Ok(output.forward(normed, adapters)?)
     }
 
     /// Whether all tokens are in the vocabulary.

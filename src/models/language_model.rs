@@ -39,14 +39,6 @@ impl<B: Backend> LanguageModel<B> {
         Ok(Self { decoder, output, slots: Arc::new(weights.take_slots()) })
     }
 
-    fn logits(
-        &self,
-        normed: Tensor<B, 2>,
-        adapters: &Active<'_, B>,
-    ) -> Result<Tensor<B, 2>, ModelError> {
-        Ok(self.output.forward(normed, adapters)?)
-    }
-
     /// The next step of a cache, if it can be listed before its tokens are known.
     fn next_step<'a>(&self, cache: &Cache<B>, deltas: Deltas<'a, B>) -> Option<Step<'a, B>> {
         let batch = cache.batch();
@@ -97,10 +89,8 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
             }
             cache.forget_next();
         }
-        let logits = || {
-            let normed = self.decoder.forward(tokens, cache, rows, observer, &adapters)?;
-            self.logits(normed, &adapters)
-        };
+        let logits =
+            || self.decoder.forward(tokens, cache, rows, observer, &adapters, &self.output);
         let logits = if is_step { B::gather(self.device(), logits) } else { logits() }?;
         Ok(shaped(logits, tokens.batch()))
     }
@@ -138,8 +128,7 @@ impl<B: Backend> Step<'_, B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         let (rows, cache, adapters) = (LogitRows::Last, Some(cache), &self.adapters);
-        let normed = model.decoder.forward(&self.tokens, cache, rows, None, adapters)?;
-        model.logits(normed, adapters)
+        model.decoder.forward(&self.tokens, cache, rows, None, adapters, &model.output)
     }
 }
 

@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{
-    Active, LoadError, Matrix, SlotKind, Stored, Stream, Weights,
+    Active, LoadError, Matrix, RmsNorm, SlotKind, Stored, Stream, Weights,
     active::{Around, Base},
 };
 use crate::backend::{Backend, PackError};
@@ -95,6 +95,23 @@ impl<B: Backend> Linear<B> {
             None => stream.add(self.forward(x, adapters)?),
         }
         Ok(())
+    }
+
+    /// The [`forward`](Self::forward) of the stream's norm.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn of_norm(
+        &self,
+        norm: &RmsNorm<B>,
+        stream: &mut Stream<B>,
+        adapters: &Active<'_, B>,
+    ) -> Result<Tensor<B, 2>, PackError> {
+        let around = Around { norm: Some(norm), ..Around::NOTHING };
+        match stream.settled().and_then(|x| self.fused(x, around, adapters)) {
+            Some(out) => Ok(out),
+            None => self.forward(stream.normed(norm), adapters),
+        }
     }
 
     /// `[rows, in]` to `[rows, out]`.

@@ -2,7 +2,7 @@
 
 use std::f32::consts::PI;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use crate::backend::Backend;
 
@@ -83,12 +83,10 @@ impl RopeFrequencies {
     ) -> [Tensor<B, 3>; 2] {
         let shape = [rows, positions.len() / rows, self.0.len()];
         let angles = || positions.iter().flat_map(|&p| self.0.iter().map(move |f| p as f32 * f));
-        let both: Vec<f32> = angles().map(f32::cos).chain(angles().map(f32::sin)).collect();
-        // As one, for to a GPU each transfer takes its time.
-        let len = both.len() / 2;
-        let both =
-            Tensor::<B, 1>::from_data(TensorData::new(both, [2 * len]), (device, DType::F32));
-        [0, len].map(|first| both.clone().narrow(0, first, len).reshape(shape))
+        let of = |function: fn(f32) -> f32| {
+            B::step_values(angles().map(function).collect(), device).reshape(shape)
+        };
+        [of(f32::cos), of(f32::sin)]
     }
 }
 

@@ -144,6 +144,11 @@ impl<R: Gpu> Backend for Cube<R> {
         ops::fused_linear(x, operation)
     }
 
+    fn step_values(values: Vec<f32>, device: &R::Device) -> Tensor<Self, 1> {
+        let handle = R::kernels(device).passing(bytemuck::cast_slice(&values));
+        tensors::floats(device, [values.len()], handle)
+    }
+
     fn gather<T>(device: &R::Device, work: impl FnOnce() -> T) -> T {
         R::kernels(device).gather(work)
     }

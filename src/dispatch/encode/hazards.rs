@@ -1,6 +1,6 @@
 //! Which launches need a barrier before them: of those past wgpu's encoder, which knows it otherwise.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use wgpu::Buffer;
 
@@ -8,6 +8,12 @@ use crate::dispatch::{gather::Listed, places::Place};
 
 /// Bytes of buffers: none of what is kept touches another.
 struct Spans<B>(BTreeMap<(B, u64), u64>);
+
+impl<B> Default for Spans<B> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
 
 impl<B: Ord + Clone> Spans<B> {
     /// The last of them that begins before `end`, if it goes on behind `start`.
@@ -18,6 +24,9 @@ impl<B: Ord + Clone> Spans<B> {
 
     fn add(&mut self, buffer: &B, mut bytes: Range<u64>) {
         while let Some(met) = self.meeting(buffer, bytes.clone()) {
+            if met.start <= bytes.start && bytes.end <= met.end {
+                return;
+            }
             self.0.remove(&(buffer.clone(), met.start));
             bytes = bytes.start.min(met.start)..bytes.end.max(met.end);
         }
@@ -26,21 +35,20 @@ impl<B: Ord + Clone> Spans<B> {
 }
 
 /// What has been read and written since the last barrier.
+#[derive(Default)]
 pub(super) struct Hazards {
-    read: Spans<Buffer>,
-    written: Spans<Buffer>,
+    read: Spans<Arc<Buffer>>,
+    written: Spans<Arc<Buffer>>,
 }
 
 impl Hazards {
-    /// Behind a barrier.
-    pub(super) fn new() -> Self {
-        Self { read: Spans(BTreeMap::new()), written: Spans(BTreeMap::new()) }
-    }
-
     /// Whether a barrier must come before a launch: because it reads what was written, and does not wait for
-    /// that itself, or writes what was read or written.
-    pub(super) fn need_barrier(&self, launch: &Listed, places: &[Place]) -> bool {
-        let meets = |before: &Spans<Buffer>, place: &Place| {
+    /// that itself, or writes what was read or written. Where launches do not overlap, each one does.
+    pub(super) fn need_barrier(&self, launch: &Listed, places: &[Place], overlaps: bool) -> bool {
+        if !overlaps {
+            return !self.written.0.is_empty();
+        }
+        let meets = |before: &Spans<Arc<Buffer>>, place: &Place| {
             before.meeting(&place.buffer, place.range()).is_some()
         };
         places.iter().zip(launch.writes).enumerate().any(|(i, (place, &writes))| {
@@ -67,7 +75,7 @@ mod tests {
 
     #[test]
     fn spans_meet_where_they_have_bytes_in_common() {
-        let mut spans = Spans(BTreeMap::new());
+        let mut spans = Spans::default();
         for bytes in [100..200, 300..400, 120..130, 250..310, 400..410] {
             spans.add(&'a', bytes);
         }

@@ -29,9 +29,9 @@ const TRACKED_VARIABLE: &str = "METAL_CANDLE_WGPU_ENCODER";
 /// Launches on their way to the device.
 pub(super) struct Commands {
     encoder: wgpu::CommandEncoder,
-    /// What wgpu does not know that they use.
+    /// What of them lies past wgpu's encoder.
     #[cfg(not(target_os = "macos"))]
-    groups: Vec<std::sync::Arc<vulkan::Group>>,
+    past: vulkan::Recorded,
 }
 
 impl Commands {
@@ -40,18 +40,21 @@ impl Commands {
         Self {
             encoder: queue.device.create_command_encoder(&Default::default()),
             #[cfg(not(target_os = "macos"))]
-            groups: Vec::new(),
+            past: vulkan::Recorded::default(),
         }
     }
 
     /// Submits them, and behind them what another encoder has recorded, if there is one. (They may lie
     /// past wgpu's encoder, which then takes nothing else.) The bind groups that they use are known to
     /// their encoder, which waits for the device before it forgets any.
+    #[cfg_attr(target_os = "macos", allow(unused_mut))] // nothing lies past it there
     pub(super) fn submit(
-        self,
+        mut self,
         queue: &Queue,
         behind: Option<wgpu::CommandEncoder>,
     ) -> wgpu::SubmissionIndex {
+        #[cfg(not(target_os = "macos"))]
+        self.past.end(queue, &mut self.encoder);
         let all = [Some(self.encoder), behind].into_iter().flatten();
         queue.queue.submit(all.map(wgpu::CommandEncoder::finish))
     }

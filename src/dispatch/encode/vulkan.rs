@@ -12,13 +12,14 @@
 //!   it first ([`Encoder::show`]): it is cleared then, if ever.
 //! - Lifetimes: bind groups keep their buffers, and are only forgotten when the GPU has come to an end.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
-use ash::vk;
+use ash::vk::{self, AccessFlags as Access, PipelineStageFlags as Stages};
 use cubecl::{
     prelude::CompiledKernel,
     wgpu::{AutoCompiler, AutoRepresentation, WgpuServer},
 };
+use rustc_hash::FxHashSet;
 use wgpu::{
     BindGroupLayoutEntry, BindingType, BufferBindingType, PollType, ShaderStages,
     hal::{self, CommandEncoder as _, Device as _, api::Vulkan, vulkan},
@@ -69,7 +70,7 @@ pub(in crate::dispatch) struct Encoder {
     /// Does nothing with one buffer.
     idle: wgpu::ComputePipeline,
     /// What wgpu knows to be initialised.
-    shown: HashSet<Place>,
+    shown: FxHashSet<Place>,
     /// Those of it that lists are given in pieces.
     regions: Vec<Place>,
     /// Whether launches may wait for results themselves.
@@ -78,6 +79,62 @@ pub(in crate::dispatch) struct Encoder {
 
 /// A launch with its bind group.
 type Bound<'a> = (&'a Listed, Arc<Group>);
+
+/// What of a command buffer wgpu does not know.
+#[derive(Default)]
+pub(super) struct Recorded {
+    /// That is used.
+    groups: Vec<Arc<Group>>,
+    /// Since the last barrier, if there is something.
+    hazards: Option<Hazards>,
+}
+
+impl Recorded {
+    /// Has all that comes behind wait for what was recorded.
+    pub(super) fn end(&mut self, queue: &Queue, encoder: &mut wgpu::CommandEncoder) {
+        if self.hazards.take().is_none() {
+            return;
+        }
+        let all = Access::MEMORY_READ | Access::MEMORY_WRITE;
+        // SAFETY: the encoder is used for nothing else.
+        let ended = unsafe {
+            queue.device.as_hal::<Vulkan>().and_then(|device| {
+                encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
+                    let commands = (device.raw_device(), encoder?.raw_handle());
+                    barrier(commands, WRITES, (Stages::ALL_COMMANDS, all));
+                    Some(())
+                })
+            })
+        };
+        if ended.is_none() {
+            tracing::error!("not ended: the device is gone");
+        }
+    }
+}
+
+/// Commands, and memory, that a barrier is about.
+type Uses = (Stages, Access);
+
+const WRITES: Uses = (Stages::COMPUTE_SHADER, Access::SHADER_WRITE);
+const USES: Uses = (
+    Stages::COMPUTE_SHADER,
+    Access::from_raw(Access::SHADER_READ.as_raw() | Access::SHADER_WRITE.as_raw()),
+);
+/// All that was written so far.
+const BEFORE: Uses = (Stages::ALL_COMMANDS, Access::MEMORY_WRITE);
+
+/// # Safety
+/// The command buffer must be the device's, and being recorded.
+unsafe fn barrier(
+    (device, buffer): (&ash::Device, vk::CommandBuffer),
+    (stages, access): Uses,
+    (next, next_access): Uses,
+) {
+    let memory = vk::MemoryBarrier::default().src_access_mask(access).dst_access_mask(next_access);
+    let flags = vk::DependencyFlags::empty();
+    // SAFETY: as the caller says.
+    unsafe { device.cmd_pipeline_barrier(buffer, stages, next, flags, &[memory], &[], &[]) }
+}
 
 impl Encoder {
     /// For a device of Vulkan's that takes SPIR-V.
@@ -90,7 +147,7 @@ impl Encoder {
             queue: queue.clone(),
             groups: Groups::default(),
             idle: idle(&queue.device),
-            shown: HashSet::new(),
+            shown: FxHashSet::default(),
             regions: Vec::new(),
         })
     }
@@ -113,7 +170,7 @@ impl Encoder {
     }
 
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
-        let Part { clear, launches } = part;
+        let Part { clear, launches, .. } = part;
         let clear = clear.as_ref().map(|binding| Places::new(server).find(binding)).transpose();
         let clear = clear.unwrap_or_else(|error| {
             tracing::error!(error, "not cleared");
@@ -144,17 +201,19 @@ impl Encoder {
         // until the device has been waited for.
         let recorded = unsafe {
             self.queue.device.as_hal::<Vulkan>().and_then(|device| {
+                let hazards = &mut commands.past.hazards;
                 commands.encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
-                    encoder.map(|encoder| {
-                        record(device.raw_device(), encoder, clear.as_ref(), &bound, overlaps);
-                    })
+                    let (device, encoder) = (device.raw_device(), encoder?);
+                    begin(device, encoder, clear.as_ref(), hazards);
+                    record(device, encoder, &bound, hazards.get_or_insert_default(), overlaps);
+                    Some(())
                 })
             })
         };
         if recorded.is_none() {
             tracing::error!(launches = bound.len(), "not launched: the device is gone");
         }
-        commands.groups.extend(bound.into_iter().map(|(_, group)| group));
+        commands.past.groups.extend(bound.into_iter().map(|(_, group)| group));
     }
 
     /// Has wgpu initialise places, unless they are.
@@ -309,62 +368,56 @@ fn bind(device: &wgpu::Device, pipeline: &Pipeline, places: &[Place]) -> Result<
     Ok(Group { device: device.clone(), set: Some(group), places: places.to_vec() })
 }
 
+/// Has a part wait for what it clears, and the first one of a list for all that was submitted before.
+///
+/// # Safety
+/// As [`record`].
+unsafe fn begin(
+    device: &ash::Device,
+    encoder: &mut vulkan::CommandEncoder,
+    clear: Option<&Place>,
+    hazards: &mut Option<Hazards>,
+) {
+    if clear.is_none() && hazards.is_some() {
+        return;
+    }
+    let fills = (Stages::TRANSFER, Access::TRANSFER_WRITE);
+    // SAFETY: as the caller says; the buffer is alive, for its place is.
+    unsafe {
+        let commands = (device, encoder.raw_handle());
+        if let Some(place) = clear
+            && let Some(buffer) = place.buffer.as_hal::<Vulkan>()
+        {
+            barrier(commands, BEFORE, fills);
+            encoder.clear_buffer(&buffer, place.range());
+        }
+        barrier(commands, BEFORE, USES);
+    }
+    *hazards = Some(Hazards::default());
+}
+
 /// # Safety
 /// The encoder must be the device's, and everything bound must live until the commands have ended.
 unsafe fn record(
     device: &ash::Device,
     encoder: &mut vulkan::CommandEncoder,
-    clear: Option<&Place>,
     bound: &[Bound<'_>],
+    hazards: &mut Hazards,
     overlaps: bool,
 ) {
-    use vk::{AccessFlags as Access, PipelineStageFlags as Stages};
-    // SAFETY: as the caller says.
-    let buffer = unsafe { encoder.raw_handle() };
-    let barrier = |(stages, access): (Stages, Access), (next, next_access): (Stages, Access)| {
-        let memory =
-            vk::MemoryBarrier::default().src_access_mask(access).dst_access_mask(next_access);
-        // SAFETY: the command buffer is being recorded.
-        unsafe {
-            device.cmd_pipeline_barrier(
-                buffer,
-                stages,
-                next,
-                vk::DependencyFlags::empty(),
-                &[memory],
-                &[],
-                &[],
-            );
-        }
-    };
-    let writes = (Stages::COMPUTE_SHADER, Access::SHADER_WRITE);
-    let uses = (Stages::COMPUTE_SHADER, Access::SHADER_READ | Access::SHADER_WRITE);
-    let before = (Stages::ALL_COMMANDS, Access::MEMORY_WRITE);
-    if let Some(place) = clear {
-        let fills = (Stages::TRANSFER, Access::TRANSFER_WRITE);
-        barrier(before, fills);
-        // SAFETY: as the caller says; the buffer is alive, for its place is.
-        unsafe {
-            if let Some(buffer) = place.buffer.as_hal::<Vulkan>() {
-                encoder.clear_buffer(&buffer, place.range());
-            }
-        }
-        barrier(fills, uses);
-    }
-    barrier(before, uses);
     // SAFETY: as the caller says.
     unsafe {
+        let commands = (device, encoder.raw_handle());
         encoder.begin_compute_pass(&hal::ComputePassDescriptor {
             label: None,
             timestamp_writes: None,
         });
-        let mut hazards = Hazards::new();
-        for (i, (launch, group)) in bound.iter().enumerate() {
+        for (launch, group) in bound {
             let Group { set: Some(group), places, .. } = &**group else { continue };
             let pipeline = launch.pipeline.vulkan();
-            if i > 0 && (!overlaps || hazards.need_barrier(launch, places)) {
-                barrier(writes, uses);
-                hazards = Hazards::new();
+            if hazards.need_barrier(launch, places, overlaps) {
+                barrier(commands, WRITES, USES);
+                *hazards = Hazards::default();
             }
             hazards.add(launch, places);
             encoder.set_compute_pipeline(&pipeline.compiled);
@@ -373,6 +426,4 @@ unsafe fn record(
         }
         encoder.end_compute_pass();
     }
-    let all = Access::MEMORY_READ | Access::MEMORY_WRITE;
-    barrier(writes, (Stages::ALL_COMMANDS, all));
 }
