@@ -433,11 +433,11 @@ impl Gatherer {
     fn record(self: &Arc<Self>, part: Part, later: Arc<Later>) {
         let this = self.clone();
         self.server.submit(move |server| {
+            flush(server);
+            this.write(server, &part);
             let mut recorded = later.recorded();
             // It may have been told to run already.
             if !later.is_given_up() {
-                flush(server);
-                this.write(server, &part);
                 let commands = recorded.commands.get_or_insert_with(|| Commands::new(&this.queue));
                 lock(&this.encoder).record(server, &part, commands);
                 recorded.launches.extend(part.launches);
@@ -483,8 +483,9 @@ impl Gatherer {
     }
 
     /// On the server's thread: writes what is to be written before a part. wgpu does so when something is
-    /// submitted next, behind all that was, and so at the latest with the part. (A part that waits and is
-    /// given up has done no harm: what comes to lie there is written or computed later still.)
+    /// submitted next, behind all that was, and so at the latest with the part. It is written for a list
+    /// that was given up, too: launches that CubeCL makes itself go on with its parameters. (And it does no
+    /// harm: what comes to lie there is written or computed later still.)
     fn write(&self, server: &mut WgpuServer, part: &Part) {
         let Some((to, bytes)) = &part.written else { return };
         match Places::new(server).find(to) {
