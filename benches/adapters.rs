@@ -151,8 +151,9 @@ impl DeviceJob for Job {
             registry.adapt(&model).expect("this model")
         };
         let one = adapted(&[("a", 1.0)]);
-        let decode =
-            |model: &dyn CausalLm<B>| bench::time(model, Task::Generate(tokens())).expect("runs");
+        let decode = |model: &dyn CausalLm<B>| {
+            bench::time(model, Task::Generate(tokens()), 0).expect("runs")
+        };
         compared(&mut [
             ("decode, base", &mut || decode(&*model)),
             ("decode, one adapter", &mut || decode(&one)),

@@ -427,6 +427,16 @@ fn bench_reports_in_every_format() {
     for words in ["pp5", "tg3", "first token", "memory: host peak"] {
         assert!(text.contains(words), "{words}: {text}");
     }
+    let deep = ["bench", "--device", "cpu", "-p", "0", "-n", "3", "-d", "0,20", "-r", "1"];
+    let output = program().args(deep).output().expect("run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("tg3 ") && text.contains("tg3 @ d20"),
+        "{text}"
+    );
+    let output =
+        program().args(["bench", "--device", "cpu", "-d", "100000"]).output().expect("run");
+    assert!(!output.status.success(), "more than the context has");
 }
 
 #[test]

@@ -264,6 +264,9 @@ pub struct BenchArgs {
     /// Numbers of tokens to generate one after the other; 0 for none.
     #[arg(long, short = 'n', value_delimiter = ',', default_value = "128")]
     pub generate: Vec<usize>,
+    /// Tokens that are in the cache before each of these, separated by commas.
+    #[arg(long, short = 'd', value_delimiter = ',', default_value = "0")]
+    pub depth: Vec<usize>,
     /// How often each is timed, after once without counting.
     #[arg(long, short = 'r', default_value_t = 5,
           value_parser = clap::value_parser!(u16).range(1..))]

@@ -28,17 +28,18 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let start = Instant::now();
-    let tasks: Vec<Task> = (args.prompt.iter().map(|&n| Task::Prompt(n)))
+    let tasks = (args.prompt.iter().map(|&n| Task::Prompt(n)))
         .chain(args.generate.iter().map(|&n| Task::Generate(n)))
-        .filter(|task| task.tokens() > 0)
-        .collect();
+        .filter(|task| task.tokens() > 0);
+    let tasks: Vec<Test> =
+        tasks.flat_map(|task| args.depth.iter().map(move |&depth| Test { task, depth })).collect();
     if tasks.is_empty() {
         return Err("nothing to time: --prompt and --generate are both 0".into());
     }
     let source = Source::open(&args.model)?;
     let opened = start.elapsed();
-    let longest = tasks.iter().map(|task| task.tokens()).max().unwrap_or(0);
-    source.check_context(args.model.dequantize, longest)?;
+    let longest = tasks.iter().map(|test| test.depth.saturating_add(test.task.tokens())).max();
+    source.check_context(args.model.dequantize, longest.unwrap_or(0))?;
     let job = Job { args, checkpoint: &source.checkpoint, dtype: source.dtype, tasks: &tasks };
     let outcome = source.device.dispatch(job)?;
     let report = Report {
@@ -58,11 +59,28 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A task behind so many tokens.
+#[derive(Clone, Copy)]
+struct Test {
+    task: Task,
+    depth: usize,
+}
+
+/// As `llama-bench` has it.
+impl std::fmt::Display for Test {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.depth {
+            0 => write!(f, "{}", self.task),
+            depth => write!(f, "{} @ d{depth}", self.task),
+        }
+    }
+}
+
 struct Job<'a> {
     args: &'a BenchArgs,
     checkpoint: &'a Checkpoint,
     dtype: DType,
-    tasks: &'a [Task],
+    tasks: &'a [Test],
 }
 
 /// What was measured.
@@ -70,7 +88,7 @@ struct Outcome {
     load: Duration,
     /// The first step of the process: one token.
     first_step: Duration,
-    speeds: Vec<(Task, Speed)>,
+    speeds: Vec<(Test, Speed)>,
 }
 
 impl DeviceJob for Job<'_> {
@@ -82,7 +100,7 @@ impl DeviceJob for Job<'_> {
             model::load_adapted::<B>(self.checkpoint, self.dtype, &self.args.model, device)?;
         let load = start.elapsed();
         let start = Instant::now();
-        bench::time(&*model, Task::Generate(1))?;
+        bench::time(&*model, Task::Generate(1), 0)?;
         let first_step = start.elapsed();
         let runs = self.tasks.len() * (usize::from(self.args.repeats) + 1);
         let bar = if std::io::stderr().is_terminal() {
@@ -92,11 +110,12 @@ impl DeviceJob for Job<'_> {
         };
         bar.set_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len}")?);
         let mut speeds = Vec::new();
-        for &task in self.tasks {
-            bar.set_message(task.to_string());
+        for &test in self.tasks {
+            let Test { task, depth } = test;
+            bar.set_message(test.to_string());
             let warming = Instant::now();
             loop {
-                bench::time(&*model, task)?;
+                bench::time(&*model, task, depth)?;
                 if warming.elapsed() >= WARM_UP {
                     break;
                 }
@@ -104,10 +123,10 @@ impl DeviceJob for Job<'_> {
             bar.inc(1);
             let mut samples = Vec::new();
             for _ in 0..self.args.repeats {
-                samples.push(bench::time(&*model, task)?);
+                samples.push(bench::time(&*model, task, depth)?);
                 bar.inc(1);
             }
-            speeds.push((task, Speed { samples }));
+            speeds.push((test, Speed { samples }));
         }
         bar.finish_and_clear();
         Ok(Outcome { load, first_step, speeds })
@@ -128,9 +147,9 @@ impl Report {
     fn text(&self) {
         let Outcome { load, first_step, speeds } = &self.outcome;
         println!("{}, {} on {}", self.model, self.dtype, self.device);
-        println!("{:<10} {:>12} {:>10}", "test", "tokens/s", "±");
-        for (task, speed) in speeds {
-            println!("{:<10} {:>12.2} {:>10.2}", task.to_string(), speed.mean(), speed.deviation());
+        println!("{:<16} {:>12} {:>10}", "test", "tokens/s", "±");
+        for (test, speed) in speeds {
+            println!("{:<16} {:>12.2} {:>10.2}", test.to_string(), speed.mean(), speed.deviation());
         }
         println!(
             "start: device {:.3} s, weights {:.3} s, first token {:.3} s",
@@ -151,9 +170,9 @@ impl Report {
         let Outcome { load, first_step, speeds } = &self.outcome;
         let speeds: Vec<Value> = speeds
             .iter()
-            .map(|(task, speed)| {
+            .map(|(test, speed)| {
                 json!({
-                    "test": task.to_string(),
+                    "test": test.to_string(),
                     "tokens_per_second": speed.mean(),
                     "deviation": speed.deviation(),
                     "samples": speed.samples,
@@ -180,9 +199,9 @@ impl Report {
         // Names of devices and models may hold commas; quotes within are doubled (RFC 4180).
         let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
         println!("model,device,dtype,test,tokens_per_second,deviation,repeats");
-        for (task, speed) in &self.outcome.speeds {
+        for (test, speed) in &self.outcome.speeds {
             println!(
-                "{},{},{},{task},{:.3},{:.3},{}",
+                "{},{},{},{test},{:.3},{:.3},{}",
                 quoted(&self.model),
                 quoted(&self.device),
                 self.dtype,

@@ -11,10 +11,9 @@ use crate::{backend::Backend, models::CausalLm};
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// So many tokens at once, into an empty cache.
+    /// So many tokens at once.
     Prompt(usize),
-    /// So many tokens one after the other, from an empty cache: the likeliest each time, which is read back
-    /// and run.
+    /// So many tokens one after the other: the likeliest each time, which is read back and run.
     Generate(usize),
 }
 
@@ -57,29 +56,38 @@ impl Speed {
     }
 }
 
-/// Runs a task once, and gives the tokens per second.
+/// Runs a task once, behind `depth` tokens that are in the cache, and gives the tokens per second.
 ///
 /// # Errors
 /// [`GenerateError`] when the model has too few positions, or fails.
-pub fn time<B: Backend>(model: &dyn CausalLm<B>, task: Task) -> Result<f64, GenerateError> {
+pub fn time<B: Backend>(
+    model: &dyn CausalLm<B>,
+    task: Task,
+    depth: usize,
+) -> Result<f64, GenerateError> {
     let (config, tokens) = (model.config(), task.tokens());
-    if tokens > config.context {
-        return Err(GenerateError::Context { prompt: tokens, context: config.context });
+    let all = depth.saturating_add(tokens);
+    if all > config.context {
+        return Err(GenerateError::Context { prompt: all, context: config.context });
     }
     // Any tokens do, as long as they are not all the same.
     let ids: Vec<u32> =
-        (0..tokens as u64).map(|i| (i * 7919 % config.vocabulary as u64) as u32).collect();
+        (0..all as u64).map(|i| (i * 7919 % config.vocabulary as u64) as u32).collect();
+    let (before, ids) = ids.split_at(depth);
+    let mut cache = model.new_cache(&[0], all);
+    if !before.is_empty() {
+        B::read(last_logits(model, before, &mut cache)?).map_err(GenerateError::Device)?;
+    }
     let start;
     match task {
         Task::Prompt(_) => {
-            let mut cache = model.new_cache(&[0], tokens);
             start = Instant::now();
-            let logits = last_logits(model, &ids, &mut cache)?;
+            let logits = last_logits(model, ids, &mut cache)?;
             B::read(logits).map_err(GenerateError::Device)?;
         }
         Task::Generate(_) => {
             let sampler = Sampler::new(&SamplingOptions::default())?;
-            let mut generated = Tokens::new(model, &ids[..tokens.min(1)], tokens, sampler);
+            let mut generated = Tokens::behind(model, cache, &ids[..tokens.min(1)], sampler);
             start = Instant::now();
             for i in 1..=tokens {
                 generated.next(&[], i < tokens)?;

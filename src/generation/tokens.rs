@@ -43,8 +43,17 @@ impl<'m, B: Backend> Tokens<'m, B> {
         capacity: usize,
         sampler: Sampler,
     ) -> Self {
-        let next = Next::Run(prompt.to_vec());
-        Self { model, cache: model.new_cache(&[0], capacity), sampler, next }
+        Self::behind(model, model.new_cache(&[0], capacity), prompt, sampler)
+    }
+
+    /// For a prompt that goes on with what is in a cache.
+    pub(super) fn behind(
+        model: &'m dyn CausalLm<B>,
+        cache: Cache<B>,
+        prompt: &[u32],
+        sampler: Sampler,
+    ) -> Self {
+        Self { model, cache, sampler, next: Next::Run(prompt.to_vec()) }
     }
 
     /// The next token, after the prompt and all tokens so far (`history`). With `goes_on`, another one is
