@@ -401,7 +401,7 @@ impl Kernels {
     /// An upload ends the submission that is being gathered, so what a step needs is best asked for
     /// before its first launch.
     pub fn params(&self, words: Vec<u32>) -> Handle {
-        if let Some(written) = gather::written_params(&words) {
+        if let Some(written) = self.list().and_then(|list| list.written_params(&words)) {
             return written;
         }
         if let Some((_, handle)) = lock(&self.passing).iter().find(|(held, _)| *held == words) {

@@ -12,10 +12,14 @@ use cubecl::server::{Binding, Handle};
 use super::{client::Client, places::address};
 
 /// Bytes of a region at most.
-const REGION_BYTES: usize = 32 << 20;
-/// Bytes of a buffer at most. Larger ones are logits, which are kept by who asked for them, and a region
-/// with them.
-const BUFFER_BYTES: usize = 256 << 10;
+const REGION_BYTES: usize = 64 << 20;
+/// Bytes of a buffer at most: those of many parts of keys, for which clearing would take longer than a
+/// barrier, are larger.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Regions that are kept: lists take them in turns.
+const KEPT: usize = 3;
+/// Regions are of whole ones of these, so that a few bytes more do not need another one.
+const STEP: usize = 1 << 20;
 /// Where buffers may begin.
 const ALIGNMENT: usize = 256;
 
@@ -38,11 +42,14 @@ impl Regions {
         if self.wanted == 0 {
             return None;
         }
-        self.all.retain(|(_, bytes)| *bytes >= self.wanted);
+        self.all.retain(|(_, bytes)| *bytes == self.wanted);
         if let Some(free) = self.all.iter().find(|(handle, _)| handle.can_mut()) {
             return Some(free.clone());
         }
         let made = (client.empty(self.wanted), self.wanted);
+        if self.all.len() == KEPT {
+            self.all.remove(0);
+        }
         self.all.push(made.clone());
         Some(made)
     }
@@ -102,7 +109,10 @@ impl Drop for Fresh {
         let needed = self.needed;
         REGIONS.with_borrow_mut(|regions| {
             let regions = regions.entry(self.device).or_default();
-            regions.wanted = regions.wanted.max(needed);
+            // One that is far too large is cleared each time.
+            if needed > regions.wanted || needed < regions.wanted / 4 {
+                regions.wanted = needed.next_multiple_of(STEP);
+            }
         });
     }
 }

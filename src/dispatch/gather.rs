@@ -86,6 +86,7 @@ struct Open {
     gatherer: Arc<Gatherer>,
     written: Written,
     launches: Vec<Listed>,
+    has_launches: bool,
     fresh: Fresh,
     /// Parameters that it has written.
     params: Vec<(Vec<u32>, Handle)>,
@@ -110,16 +111,12 @@ pub fn submit() {
     hand_over();
 }
 
-/// Whether launches of the current thread's list can wait for what is in a buffer.
+/// Whether launches of the current thread's list can wait for what is in a buffer. (In one that was given
+/// up nothing runs but what CubeCL launches itself.)
 pub(super) fn is_announced(handle: &Handle) -> bool {
-    OPEN.with_borrow(|open| open.as_ref().is_some_and(|open| open.fresh.holds(handle)))
-}
-
-/// The buffer of parameters that the current thread's list has written.
-pub(super) fn written_params(words: &[u32]) -> Option<Handle> {
+    let is_given_up = |open: &Open| open.later.as_ref().is_some_and(|later| later.is_given_up());
     OPEN.with_borrow(|open| {
-        let (_, handle) = open.as_ref()?.params.iter().find(|(written, _)| written == words)?;
-        Some(handle.clone())
+        open.as_ref().is_some_and(|open| open.fresh.holds(handle) && !is_given_up(open))
     })
 }
 
@@ -234,6 +231,7 @@ impl Gatherer {
             gatherer: self.clone(),
             written: Written::default(),
             launches: Vec::new(),
+            has_launches: false,
             fresh: Fresh::new(self.address()),
             params: Vec::new(),
             full: FIRST_LAUNCHES,
@@ -273,6 +271,7 @@ impl Gatherer {
         let is_full = OPEN.with_borrow_mut(|open| {
             let Some(open) = open else { return false };
             open.launches.push(launch);
+            open.has_launches = true;
             let is_full = open.launches.len() >= open.full;
             if is_full {
                 open.full = (open.full + open.full / 2).min(LAUNCHES_AT_ONCE);
@@ -285,16 +284,29 @@ impl Gatherer {
         Ok(())
     }
 
-    /// A buffer that the open list fills with a few words before its next launch, if there is room.
+    /// A buffer that the open list fills with a few words before its first launch, if that is still to come
+    /// and there is room: a launch that is listed already may write what lies there.
     pub(super) fn written(&self, client: &Client, bytes: &[u8]) -> Option<Handle> {
         let block = || self.buffer(client, written::BLOCK_BYTES);
-        OPEN.with_borrow_mut(|open| open.as_mut()?.written.add(bytes, block))
+        OPEN.with_borrow_mut(|open| {
+            let open = open.as_mut().filter(|open| !open.has_launches)?;
+            open.written.add(bytes, block)
+        })
+    }
+
+    /// The buffer of parameters that the open list has written.
+    #[allow(clippy::unused_self)] // whose list is open
+    pub(super) fn written_params(&self, words: &[u32]) -> Option<Handle> {
+        OPEN.with_borrow(|open| {
+            let (_, handle) = open.as_ref()?.params.iter().find(|(written, _)| written == words)?;
+            Some(handle.clone())
+        })
     }
 
     /// Has the open list fill a buffer with parameters, which it is asked for afterwards
-    /// ([`written_params`]); `false` when there is no room.
+    /// ([`written_params`](Self::written_params)); `false` when it cannot.
     pub(super) fn write_params(&self, client: &Client, words: &[u32]) -> bool {
-        if written_params(words).is_some() {
+        if self.written_params(words).is_some() {
             return true;
         }
         let written = self.written(client, bytemuck::cast_slice(words));
@@ -434,7 +446,7 @@ impl Gatherer {
         let this = self.clone();
         self.server.submit(move |server| {
             flush(server);
-            this.write(server, &part);
+            this.write_before(server, &part);
             let mut recorded = later.recorded();
             // It may have been told to run already.
             if !later.is_given_up() {
@@ -452,11 +464,7 @@ impl Gatherer {
         self.server.submit(move |server| {
             flush(server);
             let Recorded { commands, launches } = std::mem::take(&mut *later.recorded());
-            let written: Result<(), String> = ids.map_or(Ok(()), |(to, ids)| {
-                let place = Places::new(server).find(&to.binding())?;
-                this.queue.queue.write_buffer(&place.buffer, place.offset, &ids);
-                Ok(())
-            });
+            let written = ids.map_or(Ok(()), |(to, ids)| this.write(server, &to.binding(), &ids));
             let mut copies = later.take_copies();
             if let (Ok(()), Some(commands)) = (&written, commands) {
                 let mut encoder = None;
@@ -482,22 +490,28 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
-    /// On the server's thread: writes what is to be written before a part. wgpu does so when something is
-    /// submitted next, behind all that was, and so at the latest with the part. It is written for a list
-    /// that was given up, too: launches that CubeCL makes itself go on with its parameters. (And it does no
-    /// harm: what comes to lie there is written or computed later still.)
-    fn write(&self, server: &mut WgpuServer, part: &Part) {
+    /// On the server's thread: writes what is to be written before a part. It is written for a list that was
+    /// given up, too: launches that CubeCL makes itself go on with its parameters. (And it does no harm: what
+    /// comes to lie there is written or computed later still.)
+    fn write_before(&self, server: &mut WgpuServer, part: &Part) {
         let Some((to, bytes)) = &part.written else { return };
-        match Places::new(server).find(to) {
-            Ok(place) => self.queue.queue.write_buffer(&place.buffer, place.offset, bytes),
-            Err(error) => tracing::error!(error, "not written"),
+        if let Err(error) = self.write(server, to, bytes) {
+            tracing::error!(error, "not written");
         }
+    }
+
+    /// On the server's thread: writes whole words to a buffer. wgpu does so when something is submitted next,
+    /// behind all that was.
+    fn write(&self, server: &mut WgpuServer, to: &Binding, bytes: &[u8]) -> Result<(), String> {
+        let place = Places::new(server).find(to)?;
+        self.queue.queue.write_buffer(&place.buffer, place.offset, bytes);
+        Ok(())
     }
 
     /// On the server's thread: encodes and submits.
     fn encode(&self, server: &mut WgpuServer, part: &Part) {
         flush(server);
-        self.write(server, part);
+        self.write_before(server, part);
         let mut commands = Commands::new(&self.queue);
         lock(&self.encoder).record(server, part, &mut commands);
         commands.submit(&self.queue, None);

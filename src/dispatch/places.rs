@@ -1,13 +1,9 @@
 //! Where the buffers of a list's launches lie.
 //!
 //! To find that out, memory must be looked up at CubeCL's server, which takes it half a microsecond
-//! for each piece. Most launches of a list have theirs in common, so each is looked up once a list.
+//! for each piece. Most launches have theirs in common, so each is looked up once for a part of a list.
 
-use std::{
-    collections::hash_map::Entry,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::{collections::hash_map::Entry, sync::Arc};
 
 use cubecl::{
     server::{Binding, ComputeServer},
@@ -18,18 +14,11 @@ use rustc_hash::FxHashMap;
 use wgpu::Buffer;
 
 /// A slice of a buffer.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) buffer: Arc<Buffer>,
     pub(super) offset: u64,
     size: u64,
-}
-
-impl Hash for Place {
-    /// Without the buffer, for there are few of them.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.offset, self.size).hash(state);
-    }
 }
 
 impl Place {

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use cubecl::server::Handle;
 use metal_candle_kernels::{
     Kernel,
-    attention::{Decode, Params},
+    attention::{Decode, Merge, Params},
     rope::{self, RopeAppend},
 };
 
@@ -143,6 +143,16 @@ impl<R: Gpu> CubeKvCache<R> {
         Some((kernel, params))
     }
 
+    /// Uploads what attention over the cache, and the launch that joins its parts, will ask for.
+    fn prepare_attention(&self, kernel: Kernel, params: &Params) {
+        let merge = Kernel::Merge(Merge { dim: self.shape.head_dim as u32 });
+        let merge = (params.splits > 1).then_some(merge);
+        for kernel in [kernel].into_iter().chain(merge) {
+            let words = self.kernels.likely_params(kernel, params.words());
+            self.kernels.passing_params(words);
+        }
+    }
+
     /// Rotation, cache and attention by kernels; `None` where they do not take it.
     pub(super) fn rotary_attention(
         &mut self,
@@ -267,15 +277,18 @@ impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
     fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
         self.kernels.params(attention::padding(&step.options));
         if let Some((kernel, params)) = self.params_of_one(heads, step) {
-            let words = self.kernels.likely_params(Kernel::Decode(kernel), params.words());
-            self.kernels.passing_params(words);
+            self.prepare_attention(Kernel::Decode(kernel), &params);
             return;
         }
         let per_sequence = step.cos.dims()[0] > 1;
         let rope = self.rope_params(step.len, heads, self.len, per_sequence);
         self.kernels.passing_params(rope.words());
-        let extent = self.at(self.len + step.len);
-        self.kernels.passing_params(extent.params(step.len, heads, &step.options).words());
+        let params = self.at(self.len + step.len).params(step.len, heads, &step.options);
+        let (dim, f16) = (self.shape.head_dim as u32, self.dtype == DType::F16);
+        match choose::decode(&self.kernels, dim, f16, false, &params) {
+            Some(kernel) => self.prepare_attention(Kernel::Decode(kernel), &params),
+            None => self.kernels.passing_params(params.words()),
+        }
     }
 
     fn bytes_written(&self) -> u64 {

@@ -19,6 +19,8 @@ use crate::{
 pub(super) const FEW_ROWS: usize = 64;
 /// Rows that one launch takes.
 const ROWS_AT_ONCE: usize = 8;
+/// Values of a row that launches wait for at most.
+const MOST_WAITED_FOR: usize = 1 << 16;
 
 /// Says that no kernel takes an operation, and why. burn's take it, behind all that was launched.
 pub(super) fn by_reference(operation: &'static str, why: &'static str) {
@@ -184,7 +186,10 @@ pub(super) fn few_rows<R: Gpu>(
     // Nothing to add is not read.
     let add = added.as_ref().map_or(&x.handle, |added| &added.handle);
     let width = if gated { rows / 2 } else { rows };
-    let out = tensors::announced(&kernels, batch * width);
+    // Logits are many, and kept by who asked for them; of more rows nobody waits.
+    let is_waited_for = batch == 1 && width <= MOST_WAITED_FOR;
+    let make = if is_waited_for { tensors::announced } else { tensors::empty };
+    let out = make(&kernels, batch * width);
     let mut inputs = vec![handle, &x.handle];
     inputs.extend(gain.as_ref().map(|gain| &gain.handle));
     inputs.push(add);
