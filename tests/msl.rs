@@ -241,8 +241,10 @@ fn removed_barriers_and_shifted_indices_are_caught() {
         for n in 0.. {
             let Some(mutant) = without_barrier(&text, BARRIER, n) else { break };
             mutants[0] += 1;
-            if !is_caught(&mutant, name, entry.cube_dim, &cases) {
-                failures.push(format!("{name}: barrier {n} can go"));
+            // The first one there is for speed alone: others look when one thread has seen the last part.
+            let is_for_speed = name == "attention_merge_d64" && n == 0;
+            if is_for_speed == is_caught(&mutant, name, entry.cube_dim, &cases) {
+                failures.push(format!("{name}: barrier {n} can go, or not"));
             }
         }
         let mut caught = 0;

@@ -196,7 +196,7 @@ fn changed_wgsl_is_caught() {
         ),
         // Executed.
         ("copy_1", "buffer_0_global[", "buffer_0_global[1u + ", "out of bounds"),
-        ("attention_merge_d64", "workgroupBarrier();", "", "data race"),
+        ("add_rms_norm_shared16", "workgroupBarrier();", "", "data race"),
         ("attention_decode_d64_f32_r1_shared64", "tanh(", "sin(", " > 2.0e-5"),
         ("matvec_q4_0_b2_g4r1_plane32", "subgroupShuffleXor(", "subgroupShuffle(", " > 2.0e-5"),
         ("rope_append_halves_f16", " f16(", " f16(1.01 * ", " > 1.0e-3"),

@@ -39,6 +39,8 @@ pub mod targets;
 mod units;
 mod waits;
 
+use std::ops::Range;
+
 use cubecl::prelude::KernelDefinition;
 
 pub use blocks::Format;
@@ -171,19 +173,22 @@ impl Kernel {
     pub fn waits(&self) -> &'static [Wait] {
         match self {
             Self::Decode(kernel) => kernel.waits(),
+            Self::Merge(_) => &attention::Merge::WAITS,
             Self::MatVec(kernel) => kernel.waits(),
             _ => &[],
         }
     }
 
-    /// The place of its result among its buffers, if others can [wait](Wait) for that.
-    pub fn announces(&self) -> Option<usize> {
-        match self {
-            Self::Decode(kernel) => Some(kernel.announces()),
-            Self::Merge(_) => Some(attention::Merge::OUT),
-            Self::MatVec(kernel) => Some(kernel.announces()),
-            _ => None,
-        }
+    /// The places among its buffers of those results that others can [wait](Wait) for. They come right
+    /// behind the parameters.
+    pub fn announces(&self) -> Range<usize> {
+        let (first, results) = match self {
+            Self::Decode(kernel) => (kernel.announces(), 2),
+            Self::Merge(_) => (attention::Merge::OUT, 1),
+            Self::MatVec(kernel) => (kernel.announces(), 1),
+            _ => (0, 0),
+        };
+        first..first + results
     }
 
     /// Whether its loops are so long that they must not be unrolled, which a driver does that has registers

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Needs, Reduce, Wait,
     common::{Builder, F4, share_out},
-    waits::announced4,
+    waits::{announced, announced4},
 };
 
 /// The kernel.
@@ -81,7 +81,7 @@ impl Decode {
         if self.rotary { &ALL } else { &[] }
     }
 
-    /// The place of the vectors, which are the result of a single part.
+    /// The place of the vectors, which are the result of a single part. Their ends are behind them.
     pub(crate) fn announces(self) -> usize {
         5 + 4 * usize::from(self.rotary)
     }
@@ -372,8 +372,8 @@ fn decode<C: Float>(
             }
             parts[place * comptime!(dim / 4) + mine.vector] = announced4(value);
             if mine.vector == 0 {
-                ends[place * 2] = mine.maximum;
-                ends[place * 2 + 1] = mine.sum;
+                ends[place * 2] = announced(mine.maximum);
+                ends[place * 2 + 1] = announced(mine.sum);
             }
         }
     }

@@ -11,14 +11,19 @@ use cubecl::prelude::*;
 
 use super::LOWEST;
 use crate::{
+    Wait,
     common::{Builder, F4},
-    waits::announced4,
+    waits::{LOOKS, announced4, are_there, is_there, never},
 };
 
 /// Threads in a cube.
 const THREADS: usize = 256;
 /// Parts that a thread reads at a time.
 const AHEAD: usize = 4;
+/// Bits beside [`super::Params::angles_per_sequence`], and beside those of [`super::Decode`]: what is to be
+/// waited for.
+const WAITS_FOR_VECTORS: u32 = 1 << 4;
+const WAITS_FOR_ENDS: u32 = 1 << 5;
 /// Parts at most.
 pub const MAX_SPLITS: u32 = 256;
 
@@ -32,6 +37,12 @@ pub struct Merge {
 impl Merge {
     /// The place of the result.
     pub(crate) const OUT: usize = 3;
+
+    /// For the parts.
+    pub(crate) const WAITS: [Wait; 2] = [
+        Wait { buffer: 0, word: 13, bit: WAITS_FOR_VECTORS },
+        Wait { buffer: 1, word: 13, bit: WAITS_FOR_ENDS },
+    ];
 
     /// Cubes of one launch.
     #[allow(clippy::unused_self)] // as other kernels have it
@@ -53,6 +64,51 @@ impl Merge {
     }
 }
 
+/// What a thread reads at a time: for each part its ends, and a vector.
+#[derive(CubeType)]
+struct Seen {
+    maxima: Array<f32>,
+    sums: Array<f32>,
+    vectors: Array<F4>,
+}
+
+/// Reads parts of the row that begins at `first`: `part` and each `slices`-th after it. Places behind the end
+/// read the last one.
+#[cube]
+fn see(
+    seen: &mut Seen,
+    vectors: &Array<F4>,
+    ends: &Array<f32>,
+    first: usize,
+    part: usize,
+    splits: usize,
+    #[comptime] kernel: Merge,
+) {
+    let lanes = comptime!(kernel.dim as usize / 4);
+    let slices = comptime!(THREADS / (kernel.dim as usize / 4));
+    let lane = UNIT_POS_X as usize % lanes;
+    #[unroll]
+    for i in 0..AHEAD {
+        let at = first + min(part + i * slices, splits - 1);
+        seen.maxima[i] = ends[at * 2];
+        seen.sums[i] = ends[at * 2 + 1];
+        seen.vectors[i] = vectors[at * lanes + lane];
+    }
+}
+
+/// Whether all of that was there which is to be waited for.
+#[cube]
+fn all_there(seen: &Seen, told: u32) -> bool {
+    let mut ends = true.runtime();
+    let mut vectors = true.runtime();
+    #[unroll]
+    for i in 0..AHEAD {
+        ends = ends && is_there(seen.maxima[i]) && is_there(seen.sums[i]);
+        vectors = vectors && are_there(seen.vectors[i]);
+    }
+    (ends || told & WAITS_FOR_ENDS == 0) && (vectors || told & WAITS_FOR_VECTORS == 0)
+}
+
 #[cube]
 fn merge(
     vectors: &Array<F4>,
@@ -71,27 +127,51 @@ fn merge(
     let lane = thread % lanes;
     let slice = thread / lanes;
 
+    let told = params[13] & comptime!(WAITS_FOR_VECTORS | WAITS_FOR_ENDS);
+    if told & WAITS_FOR_ENDS != 0 {
+        // One thread first, for the part that begins last: all would be in the way of what they wait for.
+        if UNIT_POS_X == 0 {
+            let last = (first + splits - 1) * 2;
+            let mut end = ends[last];
+            let mut looks = 0u32.runtime();
+            while !is_there(end) && looks < LOOKS {
+                end = ends[last];
+                looks += 1;
+            }
+        }
+        sync_cube();
+    }
+
     let mut best = f32::new(LOWEST);
     let mut sum = 0.0f32;
     let mut value = F4::new(0.0f32);
-    let mut maxima = Array::<f32>::new(AHEAD);
-    let mut part_sums = Array::<f32>::new(AHEAD);
-    let mut held = Array::<F4>::new(AHEAD);
-    let mut part = slice;
-    while part < splits {
-        // All of these are on their way at once. Places behind the end read the last part.
+    let mut seen = Seen {
+        maxima: Array::<f32>::new(AHEAD),
+        sums: Array::<f32>::new(AHEAD),
+        vectors: Array::<F4>::new(AHEAD),
+    };
+    // As many turns for every thread: they look together (see `targets::modules::shared`).
+    let each_turn = comptime!(AHEAD * slices);
+    for turn in 0..(splits + comptime!(each_turn - 1)) / each_turn {
+        let part = slice + turn * each_turn;
+        // All of these are on their way at once.
         let before = best;
-        #[unroll]
-        for i in 0..AHEAD {
-            let at = first + min(part + i * slices, splits - 1);
-            let exists = part + i * slices < splits;
-            maxima[i] = select(exists, ends[at * 2], f32::new(LOWEST));
-            part_sums[i] = select(exists, ends[at * 2 + 1], 0.0f32);
-            held[i] = vectors[at * lanes + lane];
+        see(&mut seen, vectors, ends, first, part, splits, kernel);
+        if told != 0 {
+            let mut looks = 0u32.runtime();
+            while !all_there(&seen, told) && looks < LOOKS {
+                see(&mut seen, vectors, ends, first, part, splits, kernel);
+                looks += 1;
+            }
+            if looks == LOOKS {
+                seen.sums[0] = never(looks);
+            }
         }
         #[unroll]
         for i in 0..AHEAD {
-            best = max(best, maxima[i]);
+            let exists = part + i * slices < splits;
+            seen.maxima[i] = select(exists, seen.maxima[i], f32::new(LOWEST));
+            best = max(best, seen.maxima[i]);
         }
         let factor = (before - best).exp();
         sum *= factor;
@@ -99,11 +179,10 @@ fn merge(
         #[unroll]
         for i in 0..AHEAD {
             let exists = part + i * slices < splits;
-            let weight = select(exists, (maxima[i] - best).exp(), 0.0f32);
-            sum += part_sums[i] * weight;
-            value += held[i] * F4::new(weight);
+            let weight = select(exists, (seen.maxima[i] - best).exp(), 0.0f32);
+            sum += seen.sums[i] * weight;
+            value += seen.vectors[i] * F4::new(weight);
         }
-        part += comptime!(AHEAD * slices);
     }
 
     let mut bests = SharedMemory::<f32>::new(slices);

@@ -156,6 +156,8 @@ mod tests {
         assert_eq!(shared("matvec_q4_0_b1_g16r1_plane32_bytes"), (3 * 2 + 1, 1));
         // With gates or without.
         assert_eq!(shared("norm_matvec_q4_0_b1_g8r2_plane32_bytes"), (3 * 2 + 1, 2));
+        // One loop looks for ends, which are two, and one for these and vectors of four parts.
+        assert_eq!(shared("attention_merge_d64"), (1 + 4 * 3, 1));
         // Nothing waits.
         assert_eq!(shared("matvec_f16_b1_g4r2_plane32"), (0, 1));
         assert_eq!(shared("swiglu"), (0, 0));

@@ -151,20 +151,21 @@ fn looks(module: &[u32]) -> HashSet<u32> {
     found
 }
 
-/// A module that reads some buffers, and writes one, past what a processor has in its own cache: what other
+/// A module that reads some buffers, and writes some, past what a processor has in its own cache: what other
 /// cubes write, and read, at the same time ([`Wait`](crate::Wait)). Or, where the first look is checked, only the looks
 /// after that are such: the others see what was written, or what was cleared. Mesa's older drivers for the
 /// CPU take each of these for a barrier of the cube, so that all of its threads must come there.
 ///
 /// # Errors
-/// That the module has no constant for the scope of a device.
+/// That the module has no constant for the scope of a device, or no look at what it can wait for.
 pub(super) fn shared(module: Vec<u32>, kernel: &Kernel) -> Result<Vec<u32>, String> {
     let (waits, announces) = (kernel.waits(), kernel.announces());
     let looks = looks(&module);
-    let is_checked = matches!(kernel, Kernel::MatVec(_));
+    let is_checked = !matches!(kernel, Kernel::Decode(_));
     let (mut unsigned, mut device) = (None, None);
     // Of variables, and of pointers into them: which buffer it is.
     let mut buffers = HashMap::new();
+    let mut looked_at = HashSet::new();
     let mut made = module[..HEADER].to_vec();
     let mut label = 0;
     for (place, op) in instructions(&module) {
@@ -189,8 +190,13 @@ pub(super) fn shared(module: Vec<u32>, kernel: &Kernel) -> Result<Vec<u32>, Stri
         let waited_for = |buffer| waits.iter().any(|wait| wait.buffer == buffer);
         let is_look = || !is_checked || looks.contains(&label);
         let operands = match op {
-            OP_LOAD if buffer(words[3]).is_some_and(waited_for) && is_look() => Some(SHARED_LOAD),
-            OP_STORE if announces.is_some() && buffer(words[1]) == announces => Some(SHARED_STORE),
+            OP_LOAD if buffer(words[3]).is_some_and(waited_for) && is_look() => {
+                looked_at.extend(buffer(words[3]));
+                Some(SHARED_LOAD)
+            }
+            OP_STORE if buffer(words[1]).is_some_and(|buffer| announces.contains(&buffer)) => {
+                Some(SHARED_STORE)
+            }
             _ => None,
         };
         if let Some(operands) = operands {
@@ -201,7 +207,10 @@ pub(super) fn shared(module: Vec<u32>, kernel: &Kernel) -> Result<Vec<u32>, Stri
             made.extend_from_slice(words);
         }
     }
-    Ok(made)
+    match waits.iter().find(|wait| !looked_at.contains(&wait.buffer)) {
+        Some(wait) => Err(format!("{} for SPIR-V never looks at {wait:?}", kernel.name())),
+        None => Ok(made),
+    }
 }
 
 /// A module whose loops are not to be unrolled.

@@ -143,7 +143,6 @@ impl Context<'_> {
         let dim = shape.head_dim as u32;
         let kernel = choose::decode(kernels, dim, self.extent.f16(), turning.is_some(), &params)?;
         let vectors = tensors::announced(kernels, (params.parts() * dim) as usize);
-        // Nobody waits for these, but nothing else is in the way there.
         let ends = tensors::announced(kernels, params.parts() as usize * 2);
         let padding = kernels.params(padding(options));
         let mut inputs = vec![q];

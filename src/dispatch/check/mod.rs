@@ -134,7 +134,7 @@ impl Case {
             .filter_map(|(place, (buffer, bytes))| match buffer {
                 Buffer::Input(_) => None,
                 Buffer::Output(expected) | Buffer::Both(_, expected) => {
-                    let waits = announced == Some(place) && !waiting::is_announced(bytes);
+                    let waits = announced.contains(&place) && !waiting::is_announced(bytes);
                     // Whoever waited for it would never go on.
                     let error = if waits { f64::INFINITY } else { expected.error(bytes) };
                     Some(Outcome { error, tolerance: expected.tolerance })

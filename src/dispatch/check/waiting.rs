@@ -7,8 +7,8 @@ use super::{Buffer, Case};
 
 /// Tells every other case to wait for those buffers that are there as a whole.
 pub(super) fn told(kernel: Kernel, mut cases: Vec<Case>) -> Vec<Case> {
-    // The parameters come before the result.
-    let Some(params) = kernel.announces().map(|result| result - 1) else { return cases };
+    // The parameters come before the results.
+    let Some(params) = kernel.announces().start.checked_sub(1) else { return cases };
     for case in cases.iter_mut().step_by(2) {
         for wait in kernel.waits() {
             let is_there = matches!(&case.buffers[wait.buffer],
