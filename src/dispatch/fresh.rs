@@ -9,7 +9,11 @@ use std::{cell::RefCell, collections::HashMap};
 
 use cubecl::server::{Binding, Handle};
 
-use super::{client::Client, places::address};
+use super::{
+    client::Client,
+    places::address,
+    pool::{self, ALIGNMENT},
+};
 
 /// Bytes of a region at most.
 const REGION_BYTES: usize = 64 << 20;
@@ -20,8 +24,6 @@ const BUFFER_BYTES: usize = 1 << 20;
 const KEPT: usize = 3;
 /// Regions are of whole ones of these, so that a few bytes more do not need another one.
 const STEP: usize = 1 << 20;
-/// Where buffers may begin.
-const ALIGNMENT: usize = 256;
 
 /// The regions of a thread on a device.
 #[derive(Default)]
@@ -87,9 +89,8 @@ impl Fresh {
         }
         let from = self.needed;
         self.needed += needed;
-        let (handle, bytes) = self.region.as_ref()?;
-        let behind = bytes.checked_sub(self.needed)?;
-        Some(handle.clone().offset_start(from as u64).offset_end(behind as u64))
+        let (handle, bytes) = self.region.as_ref().filter(|(_, bytes)| self.needed <= *bytes)?;
+        Some(pool::piece(handle.clone(), *bytes, from..self.needed))
     }
 
     /// Whether a buffer is one of them, or a part of one.

@@ -27,15 +27,20 @@ impl Place {
         self.size
     }
 
-    /// The same, as wgpu has it.
+    /// The same in whole words, as wgpu binds them.
+    fn words(&self) -> u64 {
+        self.size.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT)
+    }
+
+    /// What of its buffer is bound.
     pub(super) fn size(&self) -> Option<std::num::NonZeroU64> {
-        std::num::NonZeroU64::new(self.size)
+        std::num::NonZeroU64::new(self.words())
     }
 
     /// The bytes of its buffer.
     #[cfg(not(target_os = "macos"))]
     pub(super) fn range(&self) -> std::ops::Range<u64> {
-        self.offset..self.offset + self.size
+        self.offset..self.offset + self.words()
     }
 
     /// Whether all of another is in it.
@@ -81,8 +86,7 @@ impl<'a> Places<'a> {
     pub(super) fn find(&mut self, binding: &Binding) -> Result<Place, String> {
         let (start, end) = (binding.offset_start.unwrap_or(0), binding.offset_end.unwrap_or(0));
         let Place { buffer, offset, size } = self.whole(binding)?;
-        let size = (size - start - end).next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
-        Ok(Place { buffer: buffer.clone(), offset: offset + start, size })
+        Ok(Place { buffer: buffer.clone(), offset: offset + start, size: size - start - end })
     }
 
     /// That of all the memory that a binding is a part of.

@@ -5,12 +5,14 @@
 //! the one that writes it is still on the list: the GPU runs a thread's launches in order. Those of
 //! several threads it may run in turns, which is why they share no pool.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use cubecl::server::Handle;
 
 use super::client::Client;
 
+/// Sizes of buffers, and where pieces of them begin, are multiples of it.
+pub(super) const ALIGNMENT: usize = 256;
 /// Bytes of a pool's buffers at the most.
 const POOL_BYTES: usize = 256 << 20;
 
@@ -24,6 +26,11 @@ pub(super) fn take(device: usize, bytes: usize, client: &Client) -> Handle {
     POOLS.with_borrow_mut(|pools| pools.entry(device).or_default().take(bytes, client))
 }
 
+/// A piece of a buffer of so many bytes.
+pub(super) fn piece(buffer: Handle, bytes: usize, Range { start, end }: Range<usize>) -> Handle {
+    buffer.offset_start(start as u64).offset_end((bytes - end) as u64)
+}
+
 /// Buffers by their size.
 #[derive(Default)]
 struct Pool {
@@ -33,7 +40,7 @@ struct Pool {
 
 impl Pool {
     fn take(&mut self, bytes: usize, client: &Client) -> Handle {
-        let bytes = bytes.next_multiple_of(256);
+        let bytes = bytes.next_multiple_of(ALIGNMENT);
         let of_size = self.buffers.entry(bytes).or_default();
         // Free are those that only the pool holds: then it could change them.
         if let Some(free) = of_size.iter().find(|handle| handle.can_mut()) {

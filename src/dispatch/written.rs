@@ -4,10 +4,10 @@
 
 use cubecl::server::{Binding, Handle};
 
+use super::pool::{self, ALIGNMENT};
+
 /// Bytes of a block.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
-/// Where pieces of it begin.
-const ALIGNMENT: usize = 256;
 
 /// What an open list writes before its next launch.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Written {
         let block = self.block.get_or_insert_with(make).clone();
         self.bytes.resize(from, 0);
         self.bytes.extend(bytes);
-        Some(block.offset_start(from as u64).offset_end((BLOCK_BYTES - to) as u64))
+        Some(pool::piece(block, BLOCK_BYTES, from..to))
     }
 
     /// All so far: what comes has another block.

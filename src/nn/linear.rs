@@ -78,6 +78,18 @@ impl<B: Backend> Linear<B> {
         adapters.fused(Base { slot: *slot, matrix, bias: bias.as_ref() }, x, around)
     }
 
+    /// The same of the stream's norm, and with gates.
+    pub(super) fn fused_with_norm(
+        &self,
+        norm: &RmsNorm<B>,
+        stream: &Stream<B>,
+        gated: bool,
+        adapters: &Active<'_, B>,
+    ) -> Option<Tensor<B, 2>> {
+        let around = Around { norm: Some(norm), gated, ..Around::NOTHING };
+        self.fused(stream.settled()?, around, adapters)
+    }
+
     /// Adds `x · Wᵀ + b` to the stream.
     ///
     /// # Errors
@@ -107,8 +119,7 @@ impl<B: Backend> Linear<B> {
         stream: &mut Stream<B>,
         adapters: &Active<'_, B>,
     ) -> Result<Tensor<B, 2>, PackError> {
-        let around = Around { norm: Some(norm), ..Around::NOTHING };
-        match stream.settled().and_then(|x| self.fused(x, around, adapters)) {
+        match self.fused_with_norm(norm, stream, false, adapters) {
             Some(out) => Ok(out),
             None => self.forward(stream.normed(norm), adapters),
         }

@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use burn::{module::Module, tensor::Tensor};
 
-use super::{Active, Linear, LoadError, RmsNorm, Stream, Weights, active::Around};
+use super::{Active, Linear, LoadError, RmsNorm, Stream, Weights};
 use crate::{
     backend::{Backend, PackError},
     formats::RawTensor,
@@ -101,8 +101,7 @@ impl<B: Backend> Linears<B> {
         adapters: &Active<'_, B>,
     ) -> Option<Tensor<B, 2>> {
         let [group] = &self.groups[..] else { return None };
-        let around = Around { norm: Some(norm), gated, ..Around::NOTHING };
-        group.joined.fused(stream.settled()?, around, adapters)
+        group.joined.fused_with_norm(norm, stream, gated, adapters)
     }
 
     /// `[rows, in]` to `[rows, out]` of each layer.

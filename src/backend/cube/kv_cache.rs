@@ -138,16 +138,20 @@ impl<R: Gpu> CubeKvCache<R> {
         let angles_per_sequence = step.cos.dims()[0] > 1;
         let params = || self.at(self.len + 1).params(1, heads, &step.options);
         let params = at_once.then(|| Params { angles_per_sequence, ..params() })?;
+        Some((self.kernel(true, &params)?, params))
+    }
+
+    /// The kernel of attention over the cache, that turns or does not.
+    fn kernel(&self, rotary: bool, params: &Params) -> Option<Decode> {
         let (dim, f16) = (self.shape.head_dim as u32, self.dtype == DType::F16);
-        let kernel = choose::decode(&self.kernels, dim, f16, true, &params)?;
-        Some((kernel, params))
+        choose::decode(&self.kernels, dim, f16, rotary, params)
     }
 
     /// Uploads what attention over the cache, and the launch that joins its parts, will ask for.
-    fn prepare_attention(&self, kernel: Kernel, params: &Params) {
-        let merge = Kernel::Merge(Merge { dim: self.shape.head_dim as u32 });
+    fn prepare_attention(&self, kernel: Decode, params: &Params) {
+        let merge = Kernel::Merge(Merge { dim: kernel.dim });
         let merge = (params.splits > 1).then_some(merge);
-        for kernel in [kernel].into_iter().chain(merge) {
+        for kernel in [Kernel::Decode(kernel)].into_iter().chain(merge) {
             let words = self.kernels.likely_params(kernel, params.words());
             self.kernels.passing_params(words);
         }
@@ -277,16 +281,15 @@ impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
     fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
         self.kernels.params(attention::padding(&step.options));
         if let Some((kernel, params)) = self.params_of_one(heads, step) {
-            self.prepare_attention(Kernel::Decode(kernel), &params);
+            self.prepare_attention(kernel, &params);
             return;
         }
         let per_sequence = step.cos.dims()[0] > 1;
         let rope = self.rope_params(step.len, heads, self.len, per_sequence);
         self.kernels.passing_params(rope.words());
         let params = self.at(self.len + step.len).params(step.len, heads, &step.options);
-        let (dim, f16) = (self.shape.head_dim as u32, self.dtype == DType::F16);
-        match choose::decode(&self.kernels, dim, f16, false, &params) {
-            Some(kernel) => self.prepare_attention(Kernel::Decode(kernel), &params),
+        match self.kernel(false, &params) {
+            Some(kernel) => self.prepare_attention(kernel, &params),
             None => self.kernels.passing_params(params.words()),
         }
     }

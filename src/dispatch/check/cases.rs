@@ -683,20 +683,16 @@ fn merges(kernel: Kernel, variant: Merge) -> Vec<Case> {
     let params = attention::Params { splits: 3, ..plain(40) };
     let mut noise = Noise::new(19);
     let rows = params.rows() as usize;
-    let vectors = noise.floats(rows * 3 * dim);
-    // The last row saw nothing anywhere, and one part of the first row saw nothing.
+    let mut vectors = noise.floats(rows * 3 * dim);
+    // The last row saw nothing anywhere, and one part of the first row saw nothing: zeros, as the launch
+    // before leaves them.
     let mut ends = noise.floats(rows * 3 * 2);
     for (i, sum) in ends.iter_mut().enumerate().filter(|(i, _)| i % 2 == 1) {
-        *sum = if i / 6 == rows - 1 { 0.0 } else { sum.abs() + 0.5 };
+        *sum = if i / 6 == rows - 1 { -0.0 } else { sum.abs() + 0.5 };
     }
     ends[0] = -1.0e30;
-    ends[1] = 0.0;
-    let mut vectors_in = vectors.clone();
-    vectors_in[..dim].fill(0.0);
-    // As the launch before leaves it.
-    for value in ends.iter_mut().chain(&mut vectors_in).filter(|value| **value == 0.0) {
-        *value = -0.0;
-    }
+    ends[1] = -0.0;
+    vectors[..dim].fill(-0.0);
     let expected = (0..rows)
         .flat_map(|row| {
             let end = |split: usize, i: usize| f64::from(ends[(row * 3 + split) * 2 + i]);
@@ -704,7 +700,7 @@ fn merges(kernel: Kernel, variant: Merge) -> Vec<Case> {
             let weight: Vec<f64> = (0..3).map(|s| (end(s, 0) - best).exp()).collect();
             let sum: f64 = (0..3).map(|s| weight[s] * end(s, 1)).sum();
             let value = |i: usize| -> f64 {
-                (0..3).map(|s| weight[s] * f64::from(vectors_in[(row * 3 + s) * dim + i])).sum()
+                (0..3).map(|s| weight[s] * f64::from(vectors[(row * 3 + s) * dim + i])).sum()
             };
             (0..dim).map(move |i| if sum == 0.0 { 0.0 } else { value(i) / sum }).collect::<Vec<_>>()
         })
@@ -717,7 +713,7 @@ fn merges(kernel: Kernel, variant: Merge) -> Vec<Case> {
             label: label.into(),
             cubes: variant.cubes(&params),
             buffers: vec![
-                input(&vectors_in),
+                input(&vectors),
                 input(&ends),
                 input(&params.words()),
                 output(expected.clone(), FEW),
