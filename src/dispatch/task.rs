@@ -50,7 +50,11 @@ impl CubeTask<AutoCompiler> for Task {
         {
             return Ok(compiled);
         }
-        expand(self.kernel, compiler, options, mode, address)
+        let mut expanded = expand(self.kernel, compiler, options, mode, address)?;
+        if matches!(compiler, AutoCompiler::Wgsl(_)) {
+            expanded.source = targets::with_halves_of_words(&expanded.source);
+        }
+        Ok(expanded)
     }
 }
 

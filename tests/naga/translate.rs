@@ -34,6 +34,8 @@ pub fn translate(wgsl: &str, entry: &Entry) -> Result<Translated, String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
     let mut capabilities = Capabilities::default();
     capabilities.set(Capabilities::SHADER_FLOAT16, entry.needs.f16);
+    // What takes words apart, which every device has that is not OpenGL.
+    capabilities.set(Capabilities::SHADER_FLOAT16_IN_FLOAT32, entry.needs.f16);
     capabilities.set(Capabilities::SUBGROUP, entry.needs.plane.is_some());
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)

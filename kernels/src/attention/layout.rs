@@ -97,3 +97,9 @@ impl Decode {
 pub(super) fn holds(lane: usize, #[comptime] kernel: Decode) -> bool {
     lane < comptime!(kernel.dim as usize / (8 * kernel.chunks()))
 }
+
+/// The first vector that a thread has of each key: one that has no piece reads the first one.
+#[cube]
+pub(super) fn offset(lane: usize, #[comptime] kernel: Decode) -> usize {
+    select(holds(lane, kernel), lane * 2, 0)
+}

@@ -17,6 +17,7 @@ mod layout;
 mod merge;
 mod rotary;
 mod scores;
+mod staged;
 mod tile;
 
 use cubecl::prelude::*;

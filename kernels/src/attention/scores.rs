@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{LOWEST, decode::Decode, visible};
+use super::{LOWEST, decode::Decode, layout::holds, visible};
 use crate::common::{F4, share_out};
 
 /// Sums each of `values` (rows by keys ahead) over the threads that share a key. Its first ones are then
@@ -39,6 +39,23 @@ pub(super) fn lane_sums(
                 sum += shared[comptime!(r * threads) + first + lane];
             }
             values[r] = sum;
+        }
+    }
+}
+
+/// Takes back the products of a thread that has no piece of a key.
+#[cube]
+pub(super) fn leave_idle(
+    sums: &mut Array<f32>,
+    lane: usize,
+    #[comptime] count: usize,
+    #[comptime] kernel: Decode,
+) {
+    if comptime!(kernel.has_idle_lanes()) {
+        let factor = select(holds(lane, kernel), 1.0f32, 0.0f32);
+        #[unroll]
+        for i in 0..count {
+            sums[i] *= factor;
         }
     }
 }

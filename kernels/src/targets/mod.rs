@@ -19,7 +19,7 @@ use cubecl_spirv::{GLCompute, SpirvCompiler};
 use cubecl_wgpu::WgslCompiler;
 
 use crate::Kernel;
-pub use texts::without_info;
+pub use texts::{with_halves_of_words, without_info};
 
 type Cuda = CudaDialect<CudaWmmaCompiler>;
 
@@ -83,7 +83,7 @@ fn wgsl(kernel: &Kernel) -> Result<String, String> {
     let compiled = WgslCompiler::default()
         .compile(kernel.define(), &WgpuCompilationOptions::default(), MODE, ADDRESS)
         .map_err(|error| format!("{name} for WGSL: {error:?}"))?;
-    without_info(&compiled.to_string(), &name)
+    Ok(with_halves_of_words(&without_info(&compiled.to_string(), &name)?))
 }
 
 fn spirv(kernel: &Kernel) -> Result<Vec<u32>, String> {
@@ -158,6 +158,8 @@ mod tests {
         assert_eq!(shared("norm_matvec_q4_0_b1_g8r2_plane32_bytes"), (3 * 2 + 1, 2));
         // One loop looks for ends, which are two, and one for these and vectors of four parts.
         assert_eq!(shared("attention_merge_d64"), (1 + 4 * 3, 1));
+        // One loop looks for a pair of vectors of queries, keys and values; vectors and their ends are written.
+        assert_eq!(shared("attention_rotary_decode_d64_f16_r1_plane32"), (3 * 2, 1 + 2));
         // Nothing waits.
         assert_eq!(shared("matvec_f16_b1_g4r2_plane32"), (0, 1));
         assert_eq!(shared("swiglu"), (0, 0));

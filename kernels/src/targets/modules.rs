@@ -152,16 +152,15 @@ fn looks(module: &[u32]) -> HashSet<u32> {
 }
 
 /// A module that reads some buffers, and writes some, past what a processor has in its own cache: what other
-/// cubes write, and read, at the same time ([`Wait`](crate::Wait)). Or, where the first look is checked, only the looks
-/// after that are such: the others see what was written, or what was cleared. Mesa's older drivers for the
-/// CPU take each of these for a barrier of the cube, so that all of its threads must come there.
+/// cubes write, and read, at the same time ([`Wait`](crate::Wait)). Of reads only those are such that are
+/// repeated: a first look, which is checked, sees what was written, or what was cleared. Mesa's older drivers
+/// for the CPU take each of these for a barrier of the cube, so that all of its threads must come there.
 ///
 /// # Errors
 /// That the module has no constant for the scope of a device, or no look at what it can wait for.
 pub(super) fn shared(module: Vec<u32>, kernel: &Kernel) -> Result<Vec<u32>, String> {
     let (waits, announces) = (kernel.waits(), kernel.announces());
     let looks = looks(&module);
-    let is_checked = !matches!(kernel, Kernel::Decode(_));
     let (mut unsigned, mut device) = (None, None);
     // Of variables, and of pointers into them: which buffer it is.
     let mut buffers = HashMap::new();
@@ -188,7 +187,7 @@ pub(super) fn shared(module: Vec<u32>, kernel: &Kernel) -> Result<Vec<u32>, Stri
         }
         let buffer = |pointer| buffers.get(&pointer).copied();
         let waited_for = |buffer| waits.iter().any(|wait| wait.buffer == buffer);
-        let is_look = || !is_checked || looks.contains(&label);
+        let is_look = || looks.contains(&label);
         let operands = match op {
             OP_LOAD if buffer(words[3]).is_some_and(waited_for) && is_look() => {
                 looked_at.extend(buffer(words[3]));

@@ -76,3 +76,32 @@ pub(super) fn with_products_of_bytes(text: &str, function: &str) -> String {
     }
     kept.replace(NAME, "products_of_bytes(")
 }
+
+/// A text in WGSL whose words are taken apart into two f16 by the function that does so. CubeCL
+/// reinterprets them, which naga refuses.
+pub fn with_halves_of_words(text: &str) -> String {
+    let mut parts = text.split("bitcast<vec2<f16>>(");
+    let mut made = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (word, behind) = part.split_once(')').unwrap_or((part, ""));
+        made.push_str("vec2<f16>(unpack2x16float(");
+        made.push_str(word);
+        made.push_str("))");
+        made.push_str(behind);
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_halves() {
+        let text = "let a = bitcast<vec2<f16>>(b);\nlet c = bitcast<vec2<f16>>(d)[0];\n";
+        let made =
+            "let a = vec2<f16>(unpack2x16float(b));\nlet c = vec2<f16>(unpack2x16float(d))[0];\n";
+        assert_eq!(with_halves_of_words(text), made);
+        assert_eq!(with_halves_of_words("let a = bitcast<u32>(b);"), "let a = bitcast<u32>(b);");
+    }
+}
