@@ -138,10 +138,10 @@ fn attention_by_halves_is_right() {
 #[test]
 fn what_is_no_number_shows() {
     for name in [
-        "matvec_q4_0_b1_g16r1_plane32_bytes",
+        "matvec_q4_0_b1_g8r2_plane32x2_bytes",
         "matvec_q5_1_b1_g8r2_plane32_bytes",
         "matvec_q8_0_b1_g4r4_plane32_bytes",
-        "norm_matvec_q4_k_b1_g8r2_plane32_bytes",
+        "norm_matvec_q4_k_b1_g8r4_plane32_bytes",
         "norm_matvec_q4_0_b1_g4r4_plane32",
     ] {
         let (kernel, entry) = find(name);

@@ -21,7 +21,7 @@ const KERNELS: [&str; 12] = [
     "copy_1",
     "dequantise_q4_0_f16",
     "matvec_f32_b1_g1r2_plane32x4",
-    "matvec_q4_1_b1_g16r1_plane32_bytes",
+    "matvec_q4_1_b1_g8r2_plane32x2_bytes",
     "matvec_q4_0_b2_g4r1_plane32",
     "norm_matvec_f16_b1_g4r2_plane32",
     "rope_append_halves_f16",

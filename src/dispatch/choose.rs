@@ -26,6 +26,9 @@ const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
 /// The same of a matrix in `Q4_0` behind a norm, four (1.6 % of a step faster; in other formats it is not).
 const MANY_GATES: u32 = 16_384;
+/// Columns of a matrix of which more are to be under way, if it has rows for as many cubes as processors.
+const LONG_ROWS: u32 = 8192;
+const ENOUGH_ROWS: u32 = 3072;
 /// Keys up to which one part of them all is best: merging parts takes a launch.
 const FEW_KEYS: u32 = 320;
 
@@ -133,17 +136,26 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
         return None;
     }
     let (normed, low_rank) = (params.norm.is_some(), params.low_rank.is_some());
-    // As measured on an H200, within a step: there a launch also has to read its instructions, and four
-    // rows take twice as many as two. (Four rows of blocks of 256 at a time take too many registers as well.)
-    let many = if normed && format == Format::Q4_0 { MANY_GATES } else { MANY_ROWS };
-    let (groups, rows) = match params.rows {
-        _ if low_rank => (8, 2),
-        _ if format == Format::Q5_K && !normed => (16, 1),
-        rows if format == Format::Q4_K && !normed && rows < MANY_ROWS => (16, 1),
-        _ if format.block_len() > 32 => (8, 2),
-        rows if rows >= many => (4, 4),
-        rows if normed || rows >= SOME_ROWS => (8, 2),
-        _ => (16, 1),
+    // As measured on an H200, within a step (docs/kernels.md, "Shapes within a step"): there a launch also
+    // has to read its instructions, and its cubes share processors with those of the launches around it.
+    let two_planes = match reduce {
+        Reduce::Plane(n) => Reduce::Planes(n, 2),
+        other => other,
+    };
+    let is_long = params.columns >= LONG_ROWS && params.rows >= ENOUGH_ROWS;
+    let (groups, rows, reduce) = match (format, params.rows) {
+        _ if low_rank => (8, 2, reduce),
+        (Format::Q4_0, rows) if normed && rows < MANY_GATES => (16, 2, reduce),
+        (Format::Q4_K, _) if normed => (8, 4, reduce),
+        (Format::Q4_0, MANY_GATES..) if normed => (4, 4, reduce),
+        (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),
+        (Format::Q4_0, ..SOME_ROWS) | (Format::Q4_K, ..MANY_ROWS) => (8, 2, two_planes),
+        (Format::Q5_K, _) if !normed => (16, 1, reduce),
+        (Format::Q6_K, ..MANY_ROWS) if !normed && !is_long => (8, 1, two_planes),
+        _ if format.block_len() > 32 => (8, 2, reduce),
+        (_, MANY_ROWS..) => (4, 4, reduce),
+        (_, rows) if normed || rows >= SOME_ROWS => (8, 2, reduce),
+        _ => (8, 2, two_planes),
     };
     Some(matvec::MatVec { format, batch: 1, groups, rows, reduce, normed, low_rank, bytes: true })
 }

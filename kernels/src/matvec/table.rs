@@ -34,32 +34,46 @@ pub(crate) fn table() -> Vec<Kernel> {
     all
 }
 
-/// Those that multiply bytes.
+/// Those that multiply bytes: the fastest within a step on an H200 (docs/kernels.md, "Shapes within a step").
 fn of_bytes(format: Format) -> Vec<Kernel> {
     let mut all = Vec::new();
     for normed in [false, true] {
-        let mut add = |(groups, rows), low_rank| {
-            let (batch, reduce, bytes) = (1, PLANE, true);
+        let mut add = |(groups, rows, reduce), low_rank| {
+            let (batch, bytes) = (1, true);
             let kernel = MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes };
             all.push(Kernel::MatVec(kernel));
         };
-        add((8, 2), false);
-        add((8, 2), true);
-        // Four rows of large blocks take too many registers, and one of scales for 16 values is slower.
-        if format.block_len() == 32 {
-            add((4, 4), false);
-        }
-        if !normed && format.byte_run() == 32 {
-            add((16, 1), false);
+        add((8, 2, PLANE), true);
+        for &shape in byte_shapes(format, normed) {
+            add(shape, false);
         }
     }
     all
+}
+
+/// Of those that multiply bytes, without an adapter.
+fn byte_shapes(format: Format, normed: bool) -> &'static [Shape] {
+    match (format, normed) {
+        (Format::Q4_0, true) => &[(8, 2, PLANE), (16, 2, PLANE), (4, 4, PLANE)],
+        (Format::Q4_K, true) => &[(8, 4, PLANE)],
+        (Format::Q4_0, false) => {
+            &[(8, 2, PLANE), (8, 2, TWO_PLANES), (16, 2, PLANE), (4, 4, PLANE)]
+        }
+        (Format::Q4_K, false) => &[(8, 2, PLANE), (8, 2, TWO_PLANES), (16, 2, PLANE)],
+        // Four rows of other large blocks take too many registers.
+        (Format::Q5_K, false) => &[(8, 2, PLANE), (16, 1, PLANE)],
+        (Format::Q6_K, false) => &[(8, 2, PLANE), (8, 1, TWO_PLANES)],
+        _ if format.block_len() > 32 => &[(8, 2, PLANE)],
+        (_, true) => &[(8, 2, PLANE), (4, 4, PLANE)],
+        (_, false) => &[(8, 2, PLANE), (8, 2, TWO_PLANES), (4, 4, PLANE)],
+    }
 }
 
 /// Groups, rows, and how a group adds up.
 type Shape = (u32, u32, Reduce);
 
 const PLANE: Reduce = Reduce::Plane(32);
+const TWO_PLANES: Reduce = Reduce::Planes(32, 2);
 const FOUR_PLANES: Reduce = Reduce::Planes(32, 4);
 const EIGHT_PLANES: Reduce = Reduce::Planes(32, 8);
 const SHARED: Reduce = Reduce::Shared(16);

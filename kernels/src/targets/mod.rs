@@ -153,7 +153,7 @@ mod tests {
             modules::shared_loads_and_stores(&module.expect("a module"))
         };
         // Three loops look for the two vectors of a thread, one for what is added; a product is written.
-        assert_eq!(shared("matvec_q4_0_b1_g16r1_plane32_bytes"), (3 * 2 + 1, 1));
+        assert_eq!(shared("matvec_q4_0_b1_g8r2_plane32x2_bytes"), (3 * 2 + 1, 1));
         // With gates or without.
         assert_eq!(shared("norm_matvec_q4_0_b1_g8r2_plane32_bytes"), (3 * 2 + 1, 2));
         // One loop looks for ends, which are two, and one for these and vectors of four parts.
@@ -168,7 +168,7 @@ mod tests {
     /// Two steps of two pieces, of each 8 words by 3 bytes.
     #[test]
     fn products_of_bytes_are_put_in() {
-        let name = "matvec_q4_0_b1_g16r1_plane32_bytes";
+        let name = "matvec_q4_0_b1_g8r2_plane32x2_bytes";
         let kernel = table().into_iter().find(|kernel| kernel.name() == name).expect("a kernel");
         let made = generate(&kernel).expect("generates");
         for text in [made.msl, made.cuda] {
