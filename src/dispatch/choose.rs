@@ -44,6 +44,14 @@ fn reduce(kernels: &Kernels, threads: u32) -> Reduce {
     }
 }
 
+/// The same by groups of so many planes, where planes add up.
+fn several_planes(reduce: Reduce, count: u32) -> Reduce {
+    match reduce {
+        Reduce::Plane(n) => Reduce::Planes(n, count),
+        other => other,
+    }
+}
+
 /// The kernel of a norm.
 pub fn rms_norm(kernels: &Kernels, residual: bool) -> norm::RmsNorm {
     norm::RmsNorm { residual, reduce: reduce(kernels, 16) }
@@ -138,16 +146,13 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     let (normed, low_rank) = (params.norm.is_some(), params.low_rank.is_some());
     // As measured on an H200, within a step (docs/kernels.md, "Shapes within a step"): there a launch also
     // has to read its instructions, and its cubes share processors with those of the launches around it.
-    let two_planes = match reduce {
-        Reduce::Plane(n) => Reduce::Planes(n, 2),
-        other => other,
-    };
+    let two_planes = several_planes(reduce, 2);
     let is_long = params.columns >= LONG_ROWS && params.rows >= ENOUGH_ROWS;
     let (groups, rows, reduce) = match (format, params.rows) {
         _ if low_rank => (8, 2, reduce),
-        (Format::Q4_0, rows) if normed && rows < MANY_GATES => (16, 2, reduce),
-        (Format::Q4_K, _) if normed => (8, 4, reduce),
         (Format::Q4_0, MANY_GATES..) if normed => (4, 4, reduce),
+        (Format::Q4_0, _) if normed => (16, 2, reduce),
+        (Format::Q4_K, _) if normed => (8, 4, reduce),
         (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),
         (Format::Q4_0, ..SOME_ROWS) | (Format::Q4_K, ..MANY_ROWS) => (8, 2, two_planes),
         (Format::Q5_K, _) if !normed => (16, 1, reduce),
@@ -163,10 +168,7 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
 /// The shape that suits a matrix, of those that the table has.
 fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::MatVec {
     let (batch, normed) = (params.batch.next_power_of_two(), params.norm.is_some());
-    let planes = |count| match reduce {
-        Reduce::Plane(n) => Reduce::Planes(n, count),
-        other => other,
-    };
+    let planes = |count| several_planes(reduce, count);
     let low_rank = params.low_rank.is_some();
     // As measured on an H100 (docs/kernels.md); `tune` finds better ones for other devices. (With an
     // adapter there is one shape.)
