@@ -114,7 +114,7 @@ impl<'a> Model<'a> {
             format,
             layers: (0..shape.layers).map(layer).collect(),
             rows: [(); 4].map(|()| noise(kernels, 4 * 2 * inner)),
-            padding: kernels.params(vec![0]),
+            padding: kernels.params(&[0]),
             ends: noise(kernels, 4 * 2 * heads),
         }
     }

@@ -179,6 +179,17 @@ impl Kernel {
         }
     }
 
+    /// The words of its parameters that change from step to step, if it is worth compiling it for the
+    /// others ([`targets::with_constants`]): a kernel of which a step has several, that has not much more to
+    /// do than to begin.
+    pub fn passing(&self) -> Option<&'static [usize]> {
+        match self {
+            Self::Decode(kernel) if kernel.rotary => Some(&attention::Params::PASSING),
+            Self::MatVec(kernel) if kernel.batch == 1 && !kernel.low_rank => Some(&[]),
+            _ => None,
+        }
+    }
+
     /// The places among its buffers of those results that others can [wait](Wait) for. They come right
     /// behind the parameters.
     pub fn announces(&self) -> Range<usize> {

@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend,
     device::DeviceJob,
+    dispatch,
     formats::Checkpoint,
     generation::bench::{self, Speed, Task},
     memory,
@@ -120,6 +121,7 @@ impl DeviceJob for Job<'_> {
                     break;
                 }
             }
+            dispatch::settle();
             bar.inc(1);
             let mut samples = Vec::new();
             for _ in 0..self.args.repeats {

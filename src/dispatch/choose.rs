@@ -26,6 +26,8 @@ const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
 /// The same of a matrix in `Q4_0` behind a norm, four (1.6 % of a step faster; in other formats it is not).
 const MANY_GATES: u32 = 16_384;
+/// Columns of such a matrix of which a group takes twice as many.
+const WIDE_ROWS: u32 = 4096;
 /// Columns of a matrix of which more are to be under way, if it has rows for as many cubes as processors.
 const LONG_ROWS: u32 = 8192;
 const ENOUGH_ROWS: u32 = 3072;
@@ -144,16 +146,19 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
         return None;
     }
     let (normed, low_rank) = (params.norm.is_some(), params.low_rank.is_some());
-    // As measured on an H200, within a step (docs/kernels.md, "Shapes within a step"): there a launch also
-    // has to read its instructions, and its cubes share processors with those of the launches around it.
+    // As measured on an H200, within a step (docs/kernels.md, "Shapes within a step"), of kernels compiled
+    // for these sizes ([`pipelines`](super::pipelines)): there a launch also has to read its instructions,
+    // and its cubes share processors with those of the launches around it.
     let two_planes = several_planes(reduce, 2);
     let is_long = params.columns >= LONG_ROWS && params.rows >= ENOUGH_ROWS;
     let (groups, rows, reduce) = match (format, params.rows) {
         _ if low_rank => (8, 2, reduce),
-        (Format::Q4_0, MANY_GATES..) if normed => (4, 4, reduce),
+        (Format::Q4_0, MANY_GATES..) if normed && params.columns < WIDE_ROWS => (4, 4, reduce),
+        (Format::Q4_0, MANY_GATES..) if normed => (8, 4, reduce),
         (Format::Q4_0, _) if normed => (16, 2, reduce),
         (Format::Q4_K, _) if normed => (8, 4, reduce),
         (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),
+        (Format::Q4_K, _) if params.columns >= LONG_ROWS => (4, 2, two_planes),
         (Format::Q4_0, ..SOME_ROWS) | (Format::Q4_K, ..MANY_ROWS) => (8, 2, two_planes),
         (Format::Q5_K, _) if !normed => (16, 1, reduce),
         (Format::Q6_K, ..MANY_ROWS) if !normed && !is_long => (8, 1, two_planes),

@@ -25,6 +25,7 @@ use super::{
     client::{Client, with_client},
     find,
     gather::{self, Gatherer},
+    pipelines::Sizes,
     queue,
     task::Task,
     trace::JIT,
@@ -400,22 +401,22 @@ impl Kernels {
     /// The buffer that holds these parameters: uploaded the first time, shared from then on.
     /// An upload ends the submission that is being gathered, so what a step needs is best asked for
     /// before its first launch.
-    pub fn params(&self, words: Vec<u32>) -> Handle {
-        if let Some(written) = self.list().and_then(|list| list.written_params(&words)) {
+    pub fn params(&self, words: &[u32]) -> Handle {
+        if let Some(written) = self.list().and_then(|list| list.written_params(words)) {
             return written;
         }
         if let Some((_, handle)) = lock(&self.passing).iter().find(|(held, _)| *held == words) {
             return handle.clone();
         }
         let mut params = lock(&self.params);
-        if let Some(handle) = params.get(&words) {
+        if let Some(handle) = params.get(words) {
             return handle.clone();
         }
         if params.len() >= KEPT_PARAMS {
             params.clear();
         }
-        let handle = self.upload(bytemuck::cast_slice(&words));
-        params.insert(words, handle.clone());
+        let handle = self.upload(bytemuck::cast_slice(words));
+        params.insert(words.to_vec(), handle.clone());
         handle
     }
 
@@ -453,11 +454,13 @@ impl Kernels {
     ) -> Result<(), LaunchError> {
         let mut words = params;
         let waits = self.tell_to_wait(kernel, inputs, &mut words);
-        let params = self.params(words);
+        let params = self.params(&words);
         let buffers: Vec<&Handle> =
             inputs.iter().copied().chain([&params]).chain(outputs.iter().copied()).collect();
+        let (params, words) = (inputs.len(), &*words);
+        let sizes = kernel.passing().map(|passing| Sizes { params, words, passing });
         // SAFETY: the caller's.
-        unsafe { self.launch_told(kernel, cubes, &buffers, waits) }
+        unsafe { self.launch_told(kernel, cubes, &buffers, waits, sizes) }
     }
 
     /// Has a kernel wait for those of its inputs that others of the open list announce: which these are.
@@ -497,10 +500,11 @@ impl Kernels {
         buffers: &[&Handle],
     ) -> Result<(), LaunchError> {
         // SAFETY: the caller's.
-        unsafe { self.launch_told(kernel, cubes, buffers, Vec::new()) }
+        unsafe { self.launch_told(kernel, cubes, buffers, Vec::new(), None) }
     }
 
-    /// As [`Kernels::launch_buffers`], of a kernel whose parameters have it wait for some of them.
+    /// As [`Kernels::launch_buffers`], of a kernel whose parameters have it wait for some of them, and may
+    /// be known.
     ///
     /// # Safety
     /// As [`Kernels::launch`].
@@ -510,6 +514,7 @@ impl Kernels {
         cubes: u32,
         buffers: &[&Handle],
         waits: Vec<usize>,
+        sizes: Option<Sizes<'_>>,
     ) -> Result<(), LaunchError> {
         if cubes == 0 {
             return Ok(());
@@ -529,7 +534,7 @@ impl Kernels {
         if let Some(list) = self.list() {
             if let Some(entry) = task.entry {
                 lock(&self.resolved).entry(kernel).or_insert(Ok(task));
-                return list.list(task, entry, [x, y], buffers, waits);
+                return list.list(task, entry, [x, y], buffers, waits, sizes);
             }
             // CubeCL's server expands it, and launches it itself.
             gather::submit();
@@ -550,6 +555,12 @@ impl Kernels {
         let ((), time) = with_client!(&self.client, client => client.profile(work, "tune"))
             .map_err(|error| format!("{error:?}"))?;
         Ok(cubecl::future::block_on(time.resolve()).duration())
+    }
+
+    /// How many kernels were compiled for sizes that lists launch them with again and again. (That goes on
+    /// in the background: see [`settle`](super::settle).)
+    pub fn sized_kernels(&self) -> usize {
+        self.gatherer.as_ref().map_or(0, |gatherer| gatherer.sized_kernels())
     }
 
     /// Waits for everything that was launched.

@@ -17,7 +17,10 @@
 
 use std::{
     cell::RefCell,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -26,14 +29,16 @@ use cubecl::{
     wgpu::{WgpuDevice, WgpuServer},
 };
 use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id::StreamId};
-use rustc_hash::FxHashMap;
 
 use super::{
     Entry, LaunchError,
     ahead::{self, Ahead, Later, Recorded},
+    background,
     client::Client,
+    device::is_set,
     encode::{Commands, Encoder, Pipeline},
     fresh::{self, Fresh},
+    pipelines::{Pipelines, Sizes, Wanted},
     places::Places,
     pool,
     queue::{self, Queue},
@@ -49,6 +54,10 @@ const LAUNCHES_AT_ONCE: usize = 32;
 /// The same of the first part of a list, which the GPU has nothing to do but wait for. Every part is
 /// half as long again as the one before.
 const FIRST_LAUNCHES: usize = 8;
+
+/// The environment variable that, set to 1, has no kernel compiled for the sizes of its launches: for
+/// comparing.
+const ALL_SIZES_VARIABLE: &str = "METAL_CANDLE_ALL_SIZES";
 
 /// A launch on a list.
 pub(super) struct Listed {
@@ -84,6 +93,7 @@ impl Part {
 /// The list that a thread has open.
 struct Open {
     gatherer: Arc<Gatherer>,
+    number: u64,
     written: Written,
     launches: Vec<Listed>,
     has_launches: bool,
@@ -152,7 +162,11 @@ impl Drop for Close {
 pub(super) struct Gatherer {
     server: DeviceHandle<WgpuServer>,
     queue: Queue,
-    pipelines: Mutex<FxHashMap<&'static str, Result<Arc<Pipeline>, LaunchError>>>,
+    /// Lists so far.
+    lists: AtomicU64,
+    pipelines: Pipelines,
+    /// Whether kernels are compiled for the sizes of their launches, see [`ALL_SIZES_VARIABLE`].
+    compiles_for_sizes: bool,
     encoder: Mutex<Encoder>,
     staging: Staging,
     uploads: Uploads,
@@ -171,7 +185,9 @@ impl Gatherer {
         let encoder = Encoder::new(&queue);
         Some(Arc::new(Self {
             server: DeviceHandle::new(device.to_id()),
-            pipelines: Mutex::default(),
+            lists: AtomicU64::new(0),
+            pipelines: Pipelines::default(),
+            compiles_for_sizes: !is_set(ALL_SIZES_VARIABLE),
             overlaps: encoder.overlaps(),
             encoder: Mutex::new(encoder),
             queue,
@@ -229,6 +245,7 @@ impl Gatherer {
         ahead::settle();
         OPEN.set(Some(Open {
             gatherer: self.clone(),
+            number: self.lists.fetch_add(1, Ordering::Relaxed),
             written: Written::default(),
             launches: Vec::new(),
             has_launches: false,
@@ -257,14 +274,15 @@ impl Gatherer {
 
     /// Adds a launch to the open list.
     pub(super) fn list(
-        &self,
+        self: &Arc<Self>,
         task: Task,
         entry: &Entry,
         cubes: [u32; 2],
         buffers: &[&Handle],
         waits: Vec<usize>,
+        sizes: Option<Sizes<'_>>,
     ) -> Result<(), LaunchError> {
-        let pipeline = self.pipeline(task)?;
+        let pipeline = self.pipeline(task, sizes)?;
         let buffers = buffers.iter().map(|&handle| handle.clone().binding()).collect();
         let (name, writes) = (task.name, entry.writes);
         let launch = Listed { pipeline, name, cubes, buffers, writes, waits };
@@ -418,21 +436,50 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
-    /// Compiles a kernel at its first use.
-    fn pipeline(&self, task: Task) -> Result<Arc<Pipeline>, LaunchError> {
-        if let Some(known) = lock(&self.pipelines).get(task.name) {
-            return known.clone();
+    /// The kernel of a launch. It is compiled at its first use; for sizes with which it is launched
+    /// often, in the background.
+    fn pipeline(
+        self: &Arc<Self>,
+        task: Task,
+        sizes: Option<Sizes<'_>>,
+    ) -> Result<Arc<Pipeline>, LaunchError> {
+        let list = OPEN.with_borrow(|open| open.as_ref().map_or(0, |open| open.number));
+        let sizes = sizes.filter(|_| self.compiles_for_sizes);
+        if let Some(known) = self.pipelines.find(task.name, sizes, list) {
+            let (pipeline, wanted) = known?;
+            if let Some(wanted) = wanted {
+                self.compile_later(task.name, wanted);
+            }
+            return Ok(pipeline);
         }
         let compiled =
             self.server.submit_blocking(|server| lock(&self.encoder).compile(server, task));
         let compiled = compiled.unwrap_or_else(|error| Err(format!("{error:?}")));
-        let compiled = compiled.map(Arc::new).map_err(|reason| {
+        let compiled = compiled.map_err(|reason| {
             let refusal = LaunchError::Driver { kernel: task.name.into(), reason };
             tracing::warn!(%refusal, "using other operations instead");
             refusal
         });
-        lock(&self.pipelines).insert(task.name, compiled.clone());
-        compiled
+        self.pipelines.insert(task.name, compiled)
+    }
+
+    fn compile_later(self: &Arc<Self>, kernel: &'static str, wanted: Wanted) {
+        let this = self.clone();
+        background::later(move || {
+            let Wanted { any, params, words } = wanted;
+            match any.with_constants(&this.queue, params, &words) {
+                Ok(compiled) => {
+                    tracing::debug!(kernel, ?words, "compiled for these parameters");
+                    this.pipelines.put(kernel, &words, compiled);
+                }
+                Err(reason) => tracing::warn!(kernel, ?words, reason, "not compiled for them"),
+            }
+        });
+    }
+
+    /// How many kernels were compiled for some sizes.
+    pub(super) fn sized_kernels(&self) -> usize {
+        self.pipelines.sized()
     }
 
     fn hand_over(self: &Arc<Self>, part: Part) {

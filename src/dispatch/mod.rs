@@ -6,6 +6,7 @@
 //! is expanded from the same source (*jit*), with a `tracing` line that says why.
 
 mod ahead;
+mod background;
 mod cells;
 pub mod check;
 pub mod choose;
@@ -16,6 +17,7 @@ mod fresh;
 pub mod gather;
 mod groups;
 mod manifest;
+mod pipelines;
 mod places;
 mod pool;
 pub mod queue;
@@ -27,6 +29,7 @@ mod upload;
 mod written;
 
 pub use ahead::Ahead;
+pub use background::settle;
 pub use device::{Kernels, LaunchError};
 pub use manifest::{ENTRIES, Entry, Language, find};
 pub use read_back::Begun;

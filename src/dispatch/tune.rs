@@ -286,7 +286,7 @@ impl<'a> Tuner<'a> {
         let q_len = (params.rows() * dim) as usize * 4;
         let q = Noise::default().buffers(self.kernels, q_len, 1);
         let out = self.kernels.empty(q_len);
-        let padding = self.kernels.params(vec![0]);
+        let padding = self.kernels.params(&[0]);
         let read = 2 * (params.batch * params.kv_heads * params.keys * dim) as usize * element;
         let mut timings = Vec::new();
         for splits in [1, 2, 4, 8, 16, 32, 64, 128, 256] {

@@ -38,7 +38,7 @@ pub fn wgpu(language: ShaderLanguage) -> (WgpuDevice, String) {
 }
 
 /// Runs a test on [`wgpu`]'s device for SPIR-V, and on that for WGSL.
-pub fn on_both(test: impl Fn(&WgpuDevice)) {
+pub fn on_both(mut test: impl FnMut(&WgpuDevice)) {
     for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
         test(&wgpu(language).0);
     }

@@ -66,6 +66,10 @@ pub struct Params {
 }
 
 impl Params {
+    /// The [words](Self::words) that change from step to step, or from one cache to the next: keys,
+    /// capacity, start, splits and window.
+    pub const PASSING: [usize; 5] = [4, 5, 6, 7, 10];
+
     /// As the kernels read them.
     pub fn words(&self) -> Vec<u32> {
         vec![

@@ -1,6 +1,7 @@
 //! From an expanded kernel to the text that a driver takes: Metal, WGSL, SPIR-V and CUDA, on any
 //! host.
 
+mod constants;
 mod modules;
 mod texts;
 
@@ -19,6 +20,7 @@ use cubecl_spirv::{GLCompute, SpirvCompiler};
 use cubecl_wgpu::WgslCompiler;
 
 use crate::Kernel;
+pub use constants::with_constants;
 pub use texts::{with_halves_of_words, without_info};
 
 type Cuda = CudaDialect<CudaWmmaCompiler>;
@@ -155,7 +157,7 @@ mod tests {
         // Three loops look for the two vectors of a thread, one for what is added; a product is written.
         assert_eq!(shared("matvec_q4_0_b1_g8r2_plane32x2_bytes"), (3 * 2 + 1, 1));
         // With gates or without.
-        assert_eq!(shared("norm_matvec_q4_0_b1_g8r2_plane32_bytes"), (3 * 2 + 1, 2));
+        assert_eq!(shared("norm_matvec_q4_0_b1_g8r4_plane32_bytes"), (3 * 2 + 1, 2));
         // One loop looks for ends, which are two, and one for these and vectors of four parts.
         assert_eq!(shared("attention_merge_d64"), (1 + 4 * 3, 1));
         // One loop looks for a pair of vectors of queries, keys and values; vectors and their ends are written.

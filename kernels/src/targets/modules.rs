@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use crate::{Kernel, waits::LOOKS};
 
 /// Words before the first instruction.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 const OP_CAPABILITY: u32 = 17;
-const OP_TYPE_INT: u32 = 21;
-const OP_CONSTANT: u32 = 43;
+pub(super) const OP_TYPE_INT: u32 = 21;
+pub(super) const OP_CONSTANT: u32 = 43;
 const OP_COMPOSITE_EXTRACT: u32 = 81;
 const OP_SIGNED_MUL_EXTENDED: u32 = 152;
 const OP_U_LESS_THAN: u32 = 176;
@@ -21,13 +21,13 @@ const OP_BRANCH: u32 = 249;
 const OP_BRANCH_CONDITIONAL: u32 = 250;
 const OP_SIGNED_DOT: u32 = 4450;
 const CAPABILITIES_OF_DOT: [u32; 2] = [6018, 6019];
-const OP_DECORATE: u32 = 71;
-const OP_LOAD: u32 = 61;
+pub(super) const OP_DECORATE: u32 = 71;
+pub(super) const OP_LOAD: u32 = 61;
 const OP_STORE: u32 = 62;
-const OP_ACCESS_CHAIN: u32 = 65;
-const OP_IN_BOUNDS_ACCESS_CHAIN: u32 = 66;
+pub(super) const OP_ACCESS_CHAIN: u32 = 65;
+pub(super) const OP_IN_BOUNDS_ACCESS_CHAIN: u32 = 66;
 /// The decoration that says which buffer a variable is.
-const BINDING: u32 = 33;
+pub(super) const BINDING: u32 = 33;
 /// Memory operands: volatile, made visible to or available from a scope, not private.
 const SHARED_LOAD: u32 = 0x1 | 0x10 | 0x20;
 const SHARED_STORE: u32 = 0x1 | 0x8 | 0x20;
@@ -39,7 +39,7 @@ const SUBGROUP: u32 = 3;
 const DO_NOT_UNROLL: u32 = 2;
 
 /// Where each instruction is, and its number.
-fn instructions(module: &[u32]) -> impl Iterator<Item = (std::ops::Range<usize>, u32)> {
+pub(super) fn instructions(module: &[u32]) -> impl Iterator<Item = (std::ops::Range<usize>, u32)> {
     let mut at = HEADER;
     std::iter::from_fn(move || {
         let first = module.get(at)?;
@@ -50,7 +50,7 @@ fn instructions(module: &[u32]) -> impl Iterator<Item = (std::ops::Range<usize>,
 }
 
 /// An instruction of `words` behind its number.
-fn instruction(op: u32, words: &[u32]) -> impl Iterator<Item = u32> {
+pub(super) fn instruction(op: u32, words: &[u32]) -> impl Iterator<Item = u32> {
     let first = ((words.len() as u32 + 1) << 16) | op;
     std::iter::once(first).chain(words.iter().copied())
 }

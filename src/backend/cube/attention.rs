@@ -144,7 +144,7 @@ impl Context<'_> {
         let kernel = choose::decode(kernels, dim, self.extent.f16(), turning.is_some(), &params)?;
         let vectors = tensors::announced(kernels, (params.parts() * dim) as usize);
         let ends = tensors::announced(kernels, params.parts() as usize * 2);
-        let padding = kernels.params(padding(options));
+        let padding = kernels.params(&padding(options));
         let mut inputs = vec![q];
         let mut outputs = vec![&vectors, &ends];
         if let Some(Turning { k, v, cos, sin }) = turning {
@@ -193,7 +193,7 @@ impl Context<'_> {
         let kernels = self.extent.kernels;
         let out = tensors::empty(kernels, (params.rows() * kernel.dim) as usize);
         let log_sums = tensors::empty(kernels, params.rows() as usize);
-        let padding = kernels.params(padding(options));
+        let padding = kernels.params(&padding(options));
         // SAFETY: the buffers have the extents that the parameters state.
         unsafe {
             kernels.launch(

@@ -279,7 +279,7 @@ impl<R: Gpu> KvCache<Cube<R>> for CubeKvCache<R> {
     }
 
     fn prepare(&self, heads: usize, step: &RotaryStep<Cube<R>>) {
-        self.kernels.params(attention::padding(&step.options));
+        self.kernels.params(&attention::padding(&step.options));
         if let Some((kernel, params)) = self.params_of_one(heads, step) {
             self.prepare_attention(kernel, &params);
             return;

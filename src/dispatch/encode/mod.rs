@@ -69,6 +69,32 @@ pub(super) enum Pipeline {
 
 // A device has one encoder, and so one kind of pipeline.
 impl Pipeline {
+    /// Whether it can be compiled for some words of its parameters.
+    pub(super) fn takes_constants(&self) -> bool {
+        match self {
+            Self::Tracked(_) => false,
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(_) => true,
+        }
+    }
+
+    /// The same kernel compiled for launches with these words, each with its place, in the buffer `params`.
+    #[cfg_attr(target_os = "macos", allow(unused_variables))] // there is no other kind
+    pub(super) fn with_constants(
+        &self,
+        queue: &Queue,
+        params: u32,
+        words: &[(u32, u32)],
+    ) -> Result<Self, String> {
+        match self {
+            Self::Tracked(_) => Err("it takes no constants".into()),
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(pipeline) => {
+                pipeline.with_constants(queue, params, words).map(Self::Vulkan)
+            }
+        }
+    }
+
     fn tracked(&self) -> &wgpu::ComputePipeline {
         match self {
             Self::Tracked(pipeline) => pipeline,

@@ -19,6 +19,7 @@ use cubecl::{
     prelude::CompiledKernel,
     wgpu::{AutoCompiler, AutoRepresentation, WgpuServer},
 };
+use metal_candle_kernels::targets;
 use rustc_hash::FxHashSet;
 use wgpu::{
     BindGroupLayoutEntry, BindingType, BufferBindingType, PollType, ShaderStages,
@@ -41,8 +42,41 @@ const BARRIERS_VARIABLE: &str = "METAL_CANDLE_BARRIERS";
 /// A compiled kernel. It is never destroyed: devices, and their pipelines, live as long as the program.
 pub(in crate::dispatch) struct Pipeline {
     compiled: vulkan::ComputePipeline,
-    layout: vulkan::PipelineLayout,
-    group_layout: vulkan::BindGroupLayout,
+    layouts: Arc<Layouts>,
+    /// What it was compiled from.
+    module: Arc<Module>,
+}
+
+/// How buffers are bound to a kernel.
+struct Layouts {
+    pipeline: vulkan::PipelineLayout,
+    group: vulkan::BindGroupLayout,
+}
+
+struct Module {
+    /// Of its entry point.
+    name: String,
+    words: Vec<u32>,
+}
+
+impl Pipeline {
+    /// The same kernel for launches with these words of its parameters.
+    pub(super) fn with_constants(
+        &self,
+        queue: &Queue,
+        params: u32,
+        words: &[(u32, u32)],
+    ) -> Result<Self, String> {
+        let made = targets::with_constants(&self.module.words, params, words);
+        let made = made.ok_or("it has no parameters")?;
+        let (layouts, module) = (self.layouts.clone(), self.module.clone());
+        // SAFETY: the device is alive, and the module is what it took, with constants in it.
+        let compiled = unsafe {
+            let device = queue.device.as_hal::<Vulkan>().ok_or("the device is gone")?;
+            compiled(&device, &layouts, &module.name, &made)
+        }?;
+        Ok(Self { compiled, layouts, module })
+    }
 }
 
 /// A bind group, whose buffers live as long as it is known ([`Groups`]).
@@ -158,10 +192,13 @@ impl Encoder {
         let Some(AutoRepresentation::SpirV(kernel)) = repr else {
             return Err("it was not compiled to SPIR-V".into());
         };
+        let module = Module { name: entrypoint_name, words: kernel.assembled_module };
         // SAFETY: the device is alive, and makes and takes these objects.
         unsafe {
             let device = self.queue.device.as_hal::<Vulkan>().ok_or("the device is gone")?;
-            pipeline(&device, &entrypoint_name, &kernel.assembled_module, kernel.bindings.len())
+            let layouts = layouts(&device, kernel.bindings.len())?;
+            let compiled = compiled(&device, &layouts, &module.name, &module.words)?;
+            Ok(Pipeline { compiled, layouts: Arc::new(layouts), module: Arc::new(module) })
         }
     }
 
@@ -281,31 +318,40 @@ fn idle(device: &wgpu::Device) -> wgpu::ComputePipeline {
 }
 
 /// # Safety
-/// The module must be valid SPIR-V with so many buffers.
-unsafe fn pipeline(
-    device: &vulkan::Device,
-    name: &str,
-    words: &[u32],
-    buffers: usize,
-) -> Result<Pipeline, String> {
+/// The device must be alive.
+unsafe fn layouts(device: &vulkan::Device, buffers: usize) -> Result<Layouts, String> {
     let entries: Vec<_> = (0..).take(buffers).map(storage).collect();
     // SAFETY: all objects are the device's own.
     unsafe {
-        let group_layout = device
+        let group = device
             .create_bind_group_layout(&hal::BindGroupLayoutDescriptor {
                 label: None,
                 flags: hal::BindGroupLayoutFlags::empty(),
                 entries: &entries,
             })
             .map_err(|error| error.to_string())?;
-        let layout = device
+        let pipeline = device
             .create_pipeline_layout(&hal::PipelineLayoutDescriptor {
                 label: None,
                 flags: hal::PipelineLayoutFlags::empty(),
-                bind_group_layouts: &[Some(&group_layout)],
+                bind_group_layouts: &[Some(&group)],
                 immediate_size: 0,
             })
             .map_err(|error| error.to_string())?;
+        Ok(Layouts { pipeline, group })
+    }
+}
+
+/// # Safety
+/// The module must be valid SPIR-V whose buffers are as the layouts have them.
+unsafe fn compiled(
+    device: &vulkan::Device,
+    layouts: &Layouts,
+    name: &str,
+    words: &[u32],
+) -> Result<vulkan::ComputePipeline, String> {
+    // SAFETY: all objects are the device's own.
+    unsafe {
         let descriptor = hal::ShaderModuleDescriptor {
             label: None,
             runtime_checks: wgpu::ShaderRuntimeChecks::unchecked(),
@@ -315,7 +361,7 @@ unsafe fn pipeline(
             .map_err(|error| error.to_string())?;
         let compiled = device.create_compute_pipeline(&hal::ComputePipelineDescriptor {
             label: None,
-            layout: &layout,
+            layout: &layouts.pipeline,
             stage: hal::ProgrammableStage {
                 module: &module,
                 entry_point: name,
@@ -325,8 +371,7 @@ unsafe fn pipeline(
             cache: None::<&vulkan::PipelineCache>,
         });
         device.destroy_shader_module(module);
-        let compiled = compiled.map_err(|error| error.to_string())?;
-        Ok(Pipeline { compiled, layout, group_layout })
+        compiled.map_err(|error| error.to_string())
     }
 }
 
@@ -355,7 +400,7 @@ fn bind(device: &wgpu::Device, pipeline: &Pipeline, places: &[Place]) -> Result<
         let device = device.as_hal::<Vulkan>().ok_or("the device is gone")?;
         device.create_bind_group(&hal::BindGroupDescriptor {
             label: None,
-            layout: &pipeline.group_layout,
+            layout: &pipeline.layouts.group,
             buffers: &buffers,
             samplers: &[],
             textures: &[],
@@ -421,7 +466,7 @@ unsafe fn record(
             }
             hazards.add(launch, places);
             encoder.set_compute_pipeline(&pipeline.compiled);
-            encoder.set_bind_group(&pipeline.layout, 0, group, &[]);
+            encoder.set_bind_group(&pipeline.layouts.pipeline, 0, group, &[]);
             encoder.dispatch([launch.cubes[0], launch.cubes[1], 1]);
         }
         encoder.end_compute_pass();
