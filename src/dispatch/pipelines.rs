@@ -57,6 +57,38 @@ pub(super) struct Wanted {
     pub(super) words: Vec<(u32, u32)>,
 }
 
+/// What to launch, and now and then what a better one is to be made of ([`Pipelines::put`]).
+pub(super) type Found = (Arc<Pipeline>, Option<Wanted>);
+
+impl Known {
+    fn find(&mut self, sizes: Option<Sizes<'_>>, list: u64) -> Found {
+        let any = self.any.clone();
+        let Some(sizes) = sizes.filter(|_| any.takes_constants()) else { return (any, None) };
+        let same = |sized: &&mut Sized| sized.words.iter().copied().eq(sizes.lasting());
+        let Some(sized) = self.sized.iter_mut().find(same) else {
+            if self.sized.len() < MOST_SIZES {
+                let words = sizes.lasting().collect();
+                self.sized.push(Sized { words, lists: 1, last: list, pipeline: None });
+            }
+            return (any, None);
+        };
+        if let Some(pipeline) = &sized.pipeline {
+            return (pipeline.clone(), None);
+        }
+        let mut wanted = None;
+        if sized.last != list {
+            sized.last = list;
+            sized.lists = sized.lists.saturating_add(1);
+            wanted = (sized.lists == LISTS).then(|| Wanted {
+                any: any.clone(),
+                params: sizes.params as u32,
+                words: sized.words.clone(),
+            });
+        }
+        (any, wanted)
+    }
+}
+
 /// Kernels by their names.
 #[derive(Default)]
 pub(super) struct Pipelines(Mutex<FxHashMap<&'static str, Result<Known, LaunchError>>>);
@@ -66,45 +98,16 @@ impl Pipelines {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The best one for a launch of a list, by its number, if the kernel was compiled; and now and then
-    /// what a better one is to be made of ([`put`](Self::put)).
+    /// The best one for a launch of a list, by its number, if the kernel was compiled.
     pub(super) fn find(
         &self,
         name: &'static str,
         sizes: Option<Sizes<'_>>,
         list: u64,
-    ) -> Option<Result<(Arc<Pipeline>, Option<Wanted>), LaunchError>> {
+    ) -> Option<Result<Found, LaunchError>> {
         let mut all = self.lock();
-        let known = match all.get_mut(name)? {
-            Ok(known) => known,
-            Err(refusal) => return Some(Err(refusal.clone())),
-        };
-        let Some(sizes) = sizes.filter(|_| known.any.takes_constants()) else {
-            return Some(Ok((known.any.clone(), None)));
-        };
-        let same = |sized: &Sized| sized.words.iter().copied().eq(sizes.lasting());
-        let Some(at) = known.sized.iter().position(same) else {
-            if known.sized.len() < MOST_SIZES {
-                let words = sizes.lasting().collect();
-                known.sized.push(Sized { words, lists: 1, last: list, pipeline: None });
-            }
-            return Some(Ok((known.any.clone(), None)));
-        };
-        let sized = &mut known.sized[at];
-        if let Some(pipeline) = &sized.pipeline {
-            return Some(Ok((pipeline.clone(), None)));
-        }
-        let mut wanted = None;
-        if sized.last != list {
-            sized.last = list;
-            sized.lists = sized.lists.saturating_add(1);
-            wanted = (sized.lists == LISTS).then(|| Wanted {
-                any: known.any.clone(),
-                params: sizes.params as u32,
-                words: sized.words.clone(),
-            });
-        }
-        Some(Ok((known.any.clone(), wanted)))
+        let found = all.get_mut(name)?.as_mut().map(|known| known.find(sizes, list));
+        Some(found.map_err(|refusal| refusal.clone()))
     }
 
     /// Remembers what became of a kernel for all sizes.
