@@ -1,7 +1,10 @@
 //! The largest of each row's values, the first of equal ones: the token that greedy decoding takes.
 //!
-//! A cube looks at one row. Buffers: x `[rows, columns]` in f32, `params`; out `[2, rows]`: where the
-//! largest values are, and their bits. A NaN counts as larger than all numbers, so that it is seen.
+//! A cube looks at a piece of a row, for one processor would take longer for a vocabulary than all of them take
+//! for a layer. What the pieces of a row have left is joined by a second launch ([`Params::join`]).
+//!
+//! Buffers: x `[rows, columns]` in f32, `params`; out `[2, cubes]`: where the largest values are in their row,
+//! and their bits. To join, x is what was left. A NaN counts as larger than all numbers, so that it is seen.
 
 use cubecl::prelude::*;
 
@@ -10,24 +13,45 @@ use crate::common::Builder;
 /// The kernel's name.
 pub(crate) const NAME: &str = "largest";
 
-/// Threads in a cube: one of them has a row for itself, and a vocabulary is long.
-pub const THREADS: u32 = 1024;
+/// Threads in a cube.
+pub const THREADS: u32 = 256;
 /// Values that a thread asks for at once.
 const AT_ONCE: usize = 8;
+/// Values of a piece.
+pub const PIECE: u32 = THREADS * AT_ONCE as u32;
 
 /// The sizes of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Params {
-    /// Rows: one cube each.
+    /// Rows.
     pub rows: u32,
     /// Values in a row, at least 1.
     pub columns: u32,
+    /// Whether these are the largest values of pieces of longer rows, behind their places there.
+    pub joins: bool,
 }
 
 impl Params {
     /// As the kernel reads them.
     pub fn words(&self) -> Vec<u32> {
-        vec![self.columns, self.rows]
+        let piece = if self.joins { self.columns } else { PIECE };
+        vec![self.columns, piece, self.pieces(), self.cubes(), self.joins.into()]
+    }
+
+    /// Pieces of a row: a second launch finds the largest of it all.
+    const fn pieces(&self) -> u32 {
+        if self.joins { 1 } else { self.columns.div_ceil(PIECE) }
+    }
+
+    /// Cubes of the launch.
+    pub const fn cubes(&self) -> u32 {
+        self.rows * self.pieces()
+    }
+
+    /// The launch that joins what this one leaves, if that is of pieces.
+    pub fn join(&self) -> Option<Self> {
+        let pieces = self.pieces();
+        (pieces > 1).then_some(Self { rows: self.rows, columns: pieces, joins: true })
     }
 }
 
@@ -51,15 +75,22 @@ fn value(rank: u32) -> u32 {
 #[cube]
 fn largest(x: &Array<u32>, params: &Array<u32>, out: &mut Array<u32>) {
     let columns = params[0] as usize;
-    let rows = params[1] as usize;
-    // Cubes behind the end do the last row again.
-    let row = min(CUBE_POS, rows - 1);
-    let base = row * columns;
+    let piece = params[1] as usize;
+    let pieces = params[2] as usize;
+    let cubes = params[3] as usize;
+    let joins = params[4] as usize;
+    // Cubes behind the end do the last piece again.
+    let cube = min(CUBE_POS, cubes - 1);
+    let row = cube / pieces;
+    let first = cube % pieces * piece;
+    let end = min(first + piece, columns);
+    // What is joined lies behind as many places, and is one piece.
+    let base = (row + joins * cubes) * columns;
     let thread = UNIT_POS_X as usize;
     let mut best = 0u32;
     let mut place = 0u32;
-    let mut at = thread;
-    while at + comptime!((AT_ONCE - 1) * THREADS as usize) < columns {
+    let mut at = first + thread;
+    while at + comptime!((AT_ONCE - 1) * THREADS as usize) < end {
         let mut ranks = Array::<u32>::new(AT_ONCE);
         #[unroll]
         for i in 0..AT_ONCE {
@@ -74,7 +105,7 @@ fn largest(x: &Array<u32>, params: &Array<u32>, out: &mut Array<u32>) {
         }
         at += comptime!(AT_ONCE * THREADS as usize);
     }
-    while at < columns {
+    while at < end {
         let next = rank(x[base + at]);
         if next > best {
             best = next;
@@ -103,8 +134,11 @@ fn largest(x: &Array<u32>, params: &Array<u32>, out: &mut Array<u32>) {
         }
     }
     if thread == 0 {
-        out[row] = place;
-        out[rows + row] = value(best);
+        if joins == 1 {
+            place = x[row * columns + place as usize];
+        }
+        out[cube] = place;
+        out[cubes + cube] = value(best);
     }
 }
 

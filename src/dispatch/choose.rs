@@ -154,6 +154,7 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     let (groups, rows, reduce) = match (format, params.rows) {
         _ if low_rank => (8, 2, reduce),
         (Format::Q4_0, MANY_GATES..) if normed && params.columns < WIDE_ROWS => (4, 4, reduce),
+        (Format::Q4_K, MANY_ROWS..) if normed => (8, 2, reduce),
         (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, _) if normed => (8, 4, reduce),
         (Format::Q4_0, _) if normed => (16, 2, reduce),
         (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),

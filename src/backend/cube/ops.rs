@@ -371,11 +371,18 @@ pub(super) fn likeliest<R: Gpu>(logits: &Tensor<Cube<R>, 2>) -> Option<Chosen<Cu
     }
     let (device, x) = (logits.device(), tensors::contiguous(logits.clone()));
     let kernels = R::kernels(&device);
-    let out = kernels.empty(2 * rows * size_of::<u32>());
-    let params = largest::Params { rows: rows as u32, columns: columns as u32 };
-    // SAFETY: the sizes are those of the tensor, which is contiguous.
-    unsafe { kernels.launch(Kernel::Largest, params.rows, &[&x.handle], params.words(), &[&out]) }
-        .ok()?;
+    let launch = |x: &Handle, params: largest::Params| {
+        let (cubes, words) = (params.cubes(), params.words());
+        let out = kernels.empty(2 * cubes as usize * size_of::<u32>());
+        // SAFETY: the sizes are those of the tensor, which is contiguous, or of what its pieces have left.
+        unsafe { kernels.launch(Kernel::Largest, cubes, &[x], words, &[&out]) }.ok()?;
+        Some(out)
+    };
+    let params = largest::Params { rows: rows as u32, columns: columns as u32, joins: false };
+    let mut out = launch(&x.handle, params)?;
+    if let Some(join) = params.join() {
+        out = launch(&out, join)?;
+    }
     let begun = kernels.begin_read::<u32>(&out, 2 * rows);
     let words = tensors::over::<R>(&device, &[2, rows], out, DType::I32);
     Some(Chosen::new(Tensor::<_, 2, Int>::from_primitive(words), begun))

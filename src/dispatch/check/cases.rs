@@ -419,37 +419,58 @@ fn swiglus(kernel: Kernel, variant: SwiGlu) -> Vec<Case> {
 }
 
 fn largests(kernel: Kernel) -> Vec<Case> {
-    // Some that all threads look at several times, and a few that not all have.
-    [(1, 1), (3, 1001), (2, 9 * 1024 + 5), (1, 8 * 1024)]
-        .into_iter()
-        .enumerate()
-        .map(|(i, (rows, columns))| {
-            let mut x = Noise::new(70 + i as u64).floats(rows * columns);
-            // The largest is there twice, or is a zero, or is far below zero.
-            let mut places = vec![(columns * 2 / 3).min(columns - 1); rows];
-            for (row, place) in x.chunks_mut(columns).zip(&mut places) {
-                match i {
-                    1 => row.iter_mut().for_each(|v| *v = -v.abs() - 1e30),
-                    2 => row.iter_mut().for_each(|v| *v = f32::NEG_INFINITY),
-                    _ => {}
-                }
-                let largest = [7.5, -1e-3, 0.0, f32::MAX][i];
-                row[columns - 1] = largest;
-                row[*place] = if i == 2 { -largest } else { largest };
-                *place = row.iter().position(|v| *v >= largest).expect("it is there");
+    let piece = largest::PIECE as usize;
+    // Rows of less than a piece, one, and several with a part of one; and what pieces have left.
+    [
+        (1, 1, false),
+        (3, 1001, false),
+        (2, 3 * piece + 5, false),
+        (1, piece, false),
+        (2, 63, true),
+        (1, piece + 300, true),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(i, (rows, columns, joins))| {
+        let mut x = Noise::new(70 + i as u64).floats(rows * columns);
+        // The largest is there twice, or is a zero, or is far below zero.
+        for row in x.chunks_mut(columns) {
+            match i {
+                1 => row.iter_mut().for_each(|v| *v = -v.abs() - 1e30),
+                2 => row.iter_mut().for_each(|v| *v = f32::MIN),
+                _ => {}
             }
-            let bits = |place: &usize| f64::from(f32::from_bits(*place as u32));
-            let values = x.chunks(columns).zip(&places).map(|(row, place)| f64::from(row[*place]));
-            let expected = places.iter().map(bits).chain(values).collect();
-            let params = largest::Params { rows: rows as u32, columns: columns as u32 };
-            Case {
-                kernel,
-                label: format!("{rows}x{columns}"),
-                cubes: rows as u32,
-                buffers: vec![input(&x), input(&params.words()), output(expected, 0.0)],
+            let largest = [7.5, -1e-3, 0.0, f32::MAX, 7.5, 7.5][i];
+            row[columns - 1] = largest;
+            row[(columns * 2 / 3).min(columns - 1)] = if i == 2 { -largest } else { largest };
+        }
+        let params = largest::Params { rows: rows as u32, columns: columns as u32, joins };
+        // Where pieces had found theirs.
+        let found = |at: usize| if joins { 5 + 3 * at } else { at };
+        let (mut places, mut values) = (Vec::new(), Vec::new());
+        for (r, row) in x.chunks(columns).enumerate() {
+            let at_once = if joins { columns } else { piece };
+            for (p, values_there) in row.chunks(at_once).enumerate() {
+                let largest = values_there.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let at = values_there.iter().position(|v| *v >= largest).expect("it is there");
+                let place = p * at_once + at;
+                places.push(if joins { found(r * columns + place) } else { place });
+                values.push(f64::from(largest));
             }
-        })
-        .collect()
+        }
+        let bits = |place: usize| f32::from_bits(place as u32);
+        let expected = places.into_iter().map(|place| f64::from(bits(place)));
+        let expected = expected.chain(values).collect();
+        let places = (0..rows * columns).filter(|_| joins).map(found).map(bits);
+        let x: Vec<f32> = places.chain(x.iter().copied()).collect();
+        Case {
+            kernel,
+            label: format!("{rows}x{columns}"),
+            cubes: params.cubes(),
+            buffers: vec![input(&x), input(&params.words()), output(expected, 0.0)],
+        }
+    })
+    .collect()
 }
 
 fn ropes(kernel: Kernel, variant: RopeAppend) -> Vec<Case> {
