@@ -6,7 +6,7 @@ mod support;
 use burn::tensor::DType;
 use metal_candle::{
     backend::{Backend, Wgpu},
-    dispatch::{self, Kernels},
+    dispatch::Kernels,
     formats::Checkpoint,
     models::{self, CausalLm, LoadOptions, LogitRows, TokenBatch},
 };
@@ -49,7 +49,6 @@ fn kernels_for_some_sizes_give_the_same() {
             let wanted = steps(&*model, FEW);
             assert_eq!(kernels.sized_kernels(), before, "{path}: too early");
             steps(&*model, MANY - FEW);
-            dispatch::settle();
             let more = kernels.sized_kernels() - before;
             let got = steps(&*model, FEW);
             assert!(got == wanted, "{path}, {more} kernels: they differ");

@@ -10,7 +10,6 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend,
     device::DeviceJob,
-    dispatch,
     formats::Checkpoint,
     generation::bench::{self, Speed, Task},
     memory,
@@ -121,7 +120,6 @@ impl DeviceJob for Job<'_> {
                     break;
                 }
             }
-            dispatch::settle();
             bar.inc(1);
             let mut samples = Vec::new();
             for _ in 0..self.args.repeats {

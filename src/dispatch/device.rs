@@ -557,8 +557,7 @@ impl Kernels {
         Ok(cubecl::future::block_on(time.resolve()).duration())
     }
 
-    /// How many kernels were compiled for sizes that lists launch them with again and again. (That goes on
-    /// in the background: see [`settle`](super::settle).)
+    /// How many kernels were compiled for sizes that lists launch them with again and again.
     pub fn sized_kernels(&self) -> usize {
         self.gatherer.as_ref().map_or(0, |gatherer| gatherer.sized_kernels())
     }

@@ -33,7 +33,6 @@ use cubecl_common::{device::Device as _, device_handle::DeviceHandle, stream_id:
 use super::{
     Entry, LaunchError,
     ahead::{self, Ahead, Later, Recorded},
-    background,
     client::Client,
     device::is_set,
     encode::{Commands, Encoder, Pipeline},
@@ -437,7 +436,7 @@ impl Gatherer {
     }
 
     /// The kernel of a launch. It is compiled at its first use; for sizes with which it is launched
-    /// often, in the background.
+    /// often, by the server between two lists.
     fn pipeline(
         self: &Arc<Self>,
         task: Task,
@@ -465,7 +464,7 @@ impl Gatherer {
 
     fn compile_later(self: &Arc<Self>, kernel: &'static str, wanted: Wanted) {
         let this = self.clone();
-        background::later(move || {
+        self.server.submit(move |_| {
             let Wanted { any, params, words } = wanted;
             match any.with_constants(&this.queue, params, &words) {
                 Ok(compiled) => {

@@ -6,7 +6,6 @@
 //! is expanded from the same source (*jit*), with a `tracing` line that says why.
 
 mod ahead;
-mod background;
 mod cells;
 pub mod check;
 pub mod choose;
@@ -29,7 +28,6 @@ mod upload;
 mod written;
 
 pub use ahead::Ahead;
-pub use background::settle;
 pub use device::{Kernels, LaunchError};
 pub use manifest::{ENTRIES, Entry, Language, find};
 pub use read_back::Begun;

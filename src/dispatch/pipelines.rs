@@ -2,8 +2,8 @@
 //!
 //! A kernel reads its sizes from a buffer, so that one serves all models. Compiled for the sizes of one
 //! matrix it is faster: on an H200 a layer of a 1B-shaped model in `Q4_0` takes 24.6 µs instead of 27.4. So
-//! kernels that lists launch again and again with the same sizes are compiled once more for these, in the
-//! background; until that is done, and wherever it is not, the one for all sizes runs. They compute the same,
+//! kernels that lists launch again and again with the same sizes are compiled once more for these, between
+//! two lists; until that is done, and wherever it is not, the one for all sizes runs. They compute the same,
 //! bit for bit.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,10 +1,8 @@
 //! Tokens one after the other: a model, what it has seen, and who chooses the next one.
 //!
 //! Where nothing but the largest logit counts, a device may choose by itself. It then goes on with the
-//! next steps while the host still reads the token; those that turn out not to be wanted are forgotten
+//! next step while the host still reads the token; a step that turns out not to be wanted is forgotten
 //! with the cache.
-
-use std::collections::VecDeque;
 
 use burn::tensor::Tensor;
 
@@ -19,19 +17,13 @@ use crate::{
 /// however long the prompt is.
 pub(super) const PART: usize = 2048;
 
-/// Steps that are handed to a device before the token of the step before them is read. With one, the device
-/// waits for a host that needs about as long to list a step as the device to run it: the host does not begin
-/// before it has read a token, and that is there when the device has begun with the last step that it has.
-/// (1B on an H200: docs/kernels.md, "Compiled for sizes".)
-const STEPS_AHEAD: usize = 2;
-
 /// What the next token comes from.
 #[derive(Debug)]
 enum Next<B: Backend> {
     /// Tokens that the model has not seen.
     Run(Vec<u32>),
-    /// What the device is choosing, the next one first.
-    Chosen(VecDeque<Chosen<B>>),
+    /// What the device is choosing.
+    Chosen(Chosen<B>),
 }
 
 /// The tokens that follow a prompt.
@@ -64,37 +56,33 @@ impl<'m, B: Backend> Tokens<'m, B> {
         Self { model, cache, sampler, next: Next::Run(prompt.to_vec()) }
     }
 
-    /// The next token, after the prompt and all tokens so far (`history`). So many `more` are likely to be
-    /// wanted.
-    pub(super) fn next(&mut self, history: &[u32], more: usize) -> Result<u32, GenerateError> {
+    /// The next token, after the prompt and all tokens so far (`history`). With `goes_on`, another one is
+    /// likely to be wanted.
+    pub(super) fn next(&mut self, history: &[u32], goes_on: bool) -> Result<u32, GenerateError> {
         let tokens = match std::mem::replace(&mut self.next, Next::Run(Vec::new())) {
-            Next::Chosen(chosen) => return self.read(chosen, more),
+            Next::Chosen(chosen) => return self.read(&chosen, goes_on),
             Next::Run(tokens) => tokens,
         };
         let logits = last_logits(self.model, &tokens, &mut self.cache)?;
         let is_largest = self.sampler.takes_the_largest();
         match is_largest.then(|| B::likeliest(&logits)).flatten() {
-            Some(chosen) => self.read([chosen].into(), more),
-            None => self.sample(logits, history, more > 0),
+            Some(chosen) => self.read(&chosen, goes_on),
+            None => self.sample(logits, history, goes_on),
         }
     }
 
-    /// The first token that the device has chosen, which goes on meanwhile.
-    fn read(&mut self, mut chosen: VecDeque<Chosen<B>>, more: usize) -> Result<u32, GenerateError> {
-        let none = || GenerateError::from(BatchError::Empty { row: 0 });
-        let first = chosen.pop_front().ok_or_else(none)?;
+    /// The token that the device has chosen, which goes on meanwhile.
+    fn read(&mut self, chosen: &Chosen<B>, goes_on: bool) -> Result<u32, GenerateError> {
+        let mut following = None;
         let go_on = || {
-            while chosen.len() < more.min(STEPS_AHEAD) {
-                let last = chosen.back().unwrap_or(&first);
-                let next = self.model.choose_next(last, &mut self.cache, Deltas::NONE);
-                let Some(next) = next else { break };
-                chosen.push_back(next);
+            if goes_on {
+                following = self.model.choose_next(chosen, &mut self.cache, Deltas::NONE);
             }
         };
-        let read = B::read_chosen(&first, go_on).map_err(GenerateError::Device)?;
-        let &(token, logit) = read.first().ok_or_else(none)?;
+        let read = B::read_chosen(chosen, go_on).map_err(GenerateError::Device)?;
+        let &(token, logit) = read.first().ok_or(BatchError::Empty { row: 0 })?;
         Sampler::check_largest(token, logit, self.model.config().vocabulary)?;
-        self.next = if chosen.is_empty() { Next::Run(vec![token]) } else { Next::Chosen(chosen) };
+        self.next = following.map_or_else(|| Next::Run(vec![token]), Next::Chosen);
         Ok(token)
     }
 
