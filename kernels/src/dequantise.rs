@@ -1,6 +1,7 @@
 //! Blocks to plain numbers: a whole matrix, or the rows that ids name (a token embedding).
 //!
-//! Bit-equal to the formulas of `quant` in the library for f32, and those rounded for f16. A thread
+//! Bit-equal to the formulas of `quant` in the library for f32 (but for zeros of rows that ids name, which are -0:
+//! they are [announced](crate::waits)), and those rounded for f16. A thread
 //! decodes one piece of 32 values; the pieces of a cube lie beside each other in shared memory before
 //! they are written, so that neighbouring threads write neighbouring values.
 //!
@@ -13,6 +14,7 @@ use crate::{
     Format, Kernel, Needs,
     blocks::{PIECE, decode, empty_piece, fetch, run_start, settle, share_levels},
     common::{Builder, U4},
+    waits::announced,
 };
 
 /// Threads in a cube.
@@ -109,7 +111,12 @@ fn dequantise<F: Float>(
         let e = i * threads + UNIT_POS_X as usize;
         let to = first * PIECE + e;
         if to < rows * columns {
-            out[to] = F::cast_from(tile[e + e / PIECE]);
+            let value = tile[e + e / PIECE];
+            if comptime!(kernel.is_announced()) {
+                out[to] = F::cast_from(announced(value));
+            } else {
+                out[to] = F::cast_from(value);
+            }
         }
     }
 }
@@ -124,6 +131,11 @@ impl Dequantise {
     pub(crate) fn name(self) -> String {
         let what = if self.gather { "rows" } else { "dequantise" };
         format!("{what}_{}_{}", self.format.name(), if self.f16 { "f16" } else { "f32" })
+    }
+
+    /// Whether others can wait for its result: the rows that a step begins with.
+    pub(crate) const fn is_announced(self) -> bool {
+        self.gather && !self.f16
     }
 
     pub(crate) fn needs(self) -> Needs {

@@ -197,6 +197,7 @@ impl Kernel {
             Self::Decode(kernel) => (kernel.announces(), 2),
             Self::Merge(_) => (attention::Merge::OUT, 1),
             Self::MatVec(kernel) => (kernel.announces(), 1),
+            Self::Dequantise(kernel) if kernel.is_announced() => (3, 1),
             _ => (0, 0),
         };
         first..first + results

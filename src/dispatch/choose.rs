@@ -24,13 +24,18 @@ const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
 const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
-/// The same of a matrix in `Q4_0` behind a norm, four (1.6 % of a step faster; in other formats it is not).
+/// Rows of a matrix in `Q4_0` behind a norm of which a group takes four (1.6 % of a step faster; in other formats it
+/// is not).
 const MANY_GATES: u32 = 16_384;
 /// Columns of such a matrix of which a group takes twice as many.
 const WIDE_ROWS: u32 = 4096;
 /// Columns of a matrix of which more are to be under way, if it has rows for as many cubes as processors.
 const LONG_ROWS: u32 = 8192;
 const ENOUGH_ROWS: u32 = 3072;
+/// Times that a cube takes rows of an output layer, in formats that have a kernel for it, and the columns that it
+/// has at most.
+const PASSES: u32 = 8;
+const COLUMNS_OF_PASSES: u32 = 4096;
 /// Keys up to which one part of them all is best: merging parts takes a launch.
 const FEW_KEYS: u32 = 320;
 
@@ -151,8 +156,14 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     // and its cubes share processors with those of the launches around it.
     let two_planes = several_planes(reduce, 2);
     let is_long = params.columns >= LONG_ROWS && params.rows >= ENOUGH_ROWS;
+    let goes_on = normed
+        && !low_rank
+        && matches!(format, Format::Q4_0 | Format::Q4_K)
+        && params.rows >= MANY_ROWS
+        && params.columns <= COLUMNS_OF_PASSES;
+    let passes = if goes_on { PASSES } else { 1 };
     let (groups, rows, reduce) = match (format, params.rows) {
-        _ if low_rank => (8, 2, reduce),
+        _ if low_rank || goes_on => (8, 2, reduce),
         (Format::Q4_0, MANY_GATES..) if normed && params.columns < WIDE_ROWS => (4, 4, reduce),
         (Format::Q4_K, MANY_ROWS..) if normed => (8, 2, reduce),
         (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, _) if normed => (8, 4, reduce),
@@ -167,7 +178,17 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
         (_, rows) if normed || rows >= SOME_ROWS => (8, 2, reduce),
         _ => (8, 2, two_planes),
     };
-    Some(matvec::MatVec { format, batch: 1, groups, rows, reduce, normed, low_rank, bytes: true })
+    Some(matvec::MatVec {
+        format,
+        batch: 1,
+        groups,
+        rows,
+        reduce,
+        normed,
+        low_rank,
+        bytes: true,
+        passes,
+    })
 }
 
 /// The shape that suits a matrix, of those that the table has.
@@ -194,7 +215,17 @@ fn by_shape(format: Format, params: &matvec::Params, reduce: Reduce) -> matvec::
         (_, _, true) if normed || params.rows >= 8192 => (4, 4, reduce),
         (_, _, true) => (8, 2, reduce),
     };
-    matvec::MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes: false }
+    matvec::MatVec {
+        format,
+        batch,
+        groups,
+        rows,
+        reduce,
+        normed,
+        low_rank,
+        bytes: false,
+        passes: 1,
+    }
 }
 
 /// The matrix-vector kernel of the table that has this name.
@@ -240,7 +271,9 @@ mod tests {
         for format in Format::ALL {
             for reduce in [Reduce::Plane(32), Reduce::Shared(16)] {
                 for batch in 1..=8 {
-                    for (rows, columns) in [(16, 2048), (2048, 16), (2048, 2048), (16_384, 2048)] {
+                    for (rows, columns) in
+                        [(16, 2048), (2048, 16), (2048, 2048), (16_384, 2048), (65_536, 4096)]
+                    {
                         for (norm, gated, low_rank) in [
                             (None, false, None),
                             (Some(1e-5), false, None),

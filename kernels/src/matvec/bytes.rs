@@ -31,6 +31,8 @@ const TILE: usize = 2048;
 const LARGE_TILE: usize = 4096;
 /// And of those that have long rows, two for each of many planes: twice as much is under way.
 const LARGEST_TILE: usize = 8192;
+/// Threads of a cube that may all look for `x` at the same time.
+const LARGE_CUBE: u32 = 512;
 /// Bytes of a value of `x`.
 const BYTES: usize = 3;
 
@@ -51,12 +53,16 @@ impl Format {
 impl MatVec {
     /// Whether it has large tiles. Where a thread takes 32 columns at a time they make 8B 3 % slower.
     const fn has_large_tiles(self) -> bool {
-        let takes_long = self.threads() >= 512 || matches!(self.reduce, Reduce::Planes(..));
+        let takes_long = self.threads() >= LARGE_CUBE || matches!(self.reduce, Reduce::Planes(..));
         takes_long && self.together() == 2 && !self.normed
     }
 
     /// Columns of `x` in shared memory at a time.
-    const fn byte_tile(self) -> usize {
+    pub(super) const fn byte_tile(self) -> usize {
+        if self.passes > 1 {
+            // All of `x`, 16 values for each thread.
+            return 16 * self.threads() as usize;
+        }
         match (self.has_large_tiles(), self.groups, self.rows) {
             (true, 16, 2) => LARGEST_TILE,
             (true, ..) => LARGE_TILE,
@@ -172,21 +178,20 @@ fn all_there(seen: &Array<F4>, #[comptime] kernel: MatVec) -> bool {
     all
 }
 
-/// Looks until all is there, if it may be that it is not: one thread first, which has the end of the tile,
-/// then one of each plane. If all did, they would be in the way of what they wait for.
+/// Looks until all is there, if it may be that it is not: in large cubes, of which a launch has few and whose
+/// threads have little each, all threads do; in others one thread first, which has the end of the tile, and then
+/// all at once. For each look takes as long as a launch has; but all of many cubes would be in the way of what
+/// they wait for.
 #[cube]
 fn wait(seen: &mut Array<F4>, io: &Buffers, from: usize, count: usize, #[comptime] kernel: MatVec) {
     let waits = io.params[3] & WAITS_FOR_X != 0;
-    if waits && UNIT_POS_X == comptime!(kernel.threads() - 1) {
+    let all_look = comptime!(kernel.threads() >= LARGE_CUBE);
+    if waits && (all_look || UNIT_POS_X == comptime!(kernel.threads() - 1)) {
         look(seen, io, from, count, kernel);
     }
     // What was staged before has been read, too.
     sync_cube();
     if waits {
-        let last = comptime!(kernel.reduce.threads() - 1);
-        if (UNIT_POS_X & last) == last {
-            look(seen, io, from, count, kernel);
-        }
         look(seen, io, from, count, kernel);
     }
 }
@@ -397,4 +402,100 @@ pub(super) fn product(
         from += tile;
     }
     ends::finish(&mut sums, io, first, &early, kernel);
+}
+
+/// The same for matrices of many rows: a cube stages `x` once, all of it, and goes on with the rows behind its
+/// first ones.
+#[cube]
+pub(super) fn passes(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    io: &mut Buffers,
+    #[comptime] kernel: MatVec,
+) {
+    let (rows, words) = comptime!((kernel.rows as usize, kernel.words()));
+    let columns = io.params[1] as usize;
+    let mut first = first_row(io, kernel);
+    let mut shared =
+        SharedMemory::<u32>::new(comptime!(kernel.byte_tile() / kernel.taken() * kernel.slot()));
+    let mut squares = zeros(kernel);
+    let mut read = Array::<u32>::new(comptime!(kernel.steps() * rows * words));
+    let mut seen = Array::<F4>::new(comptime!(kernel.staged() * (1 + kernel.normed as usize)));
+    see(&mut seen, io, 0usize, columns, kernel);
+    read_rows(weight, wide, first, io, &mut read, kernel);
+    wait(&mut seen, io, 0usize, columns, kernel);
+    stage(&mut shared, &mut squares, &seen, columns, kernel);
+    let factor = ends::norm_factor(&squares, io, kernel);
+    for _pass in 0..comptime!(kernel.passes) {
+        let early = ends::early(io, first, kernel);
+        let mut sums = zeros(kernel);
+        multiply(&mut sums, &shared, first, &read, io, kernel);
+        let next = first + comptime!((kernel.groups * kernel.rows) as usize);
+        // They come while this is added up. (The last ones are not used.)
+        read_rows(weight, wide, next, io, &mut read, kernel);
+        ends::finish_with(&mut sums, factor, io, first, &early, kernel);
+        first = next;
+    }
+}
+
+/// Reads what a thread takes of all columns of its rows.
+#[cube]
+fn read_rows(
+    weight: &Array<u32>,
+    wide: &Array<U4>,
+    first: usize,
+    io: &Buffers,
+    read: &mut Array<u32>,
+    #[comptime] kernel: MatVec,
+) {
+    let (rows, words) = comptime!((kernel.rows as usize, kernel.words()));
+    let threads = comptime!(kernel.reduce.threads() as usize);
+    let lane = UNIT_POS_X as usize % threads;
+    let last = io.params[1] as usize / comptime!(kernel.taken()) - 1;
+    let starts = starts_of_blocks(first, io, kernel);
+    #[unroll]
+    for step in 0..comptime!(kernel.steps()) {
+        let place = min(lane + comptime!(step * threads), last);
+        let into = comptime!(step * rows * words);
+        read_place(weight, wide, &starts, 0usize, place, read, 0usize, rows, into, kernel);
+    }
+}
+
+/// Multiplies what was [read](read_rows).
+#[cube]
+fn multiply(
+    sums: &mut Array<f32>,
+    shared: &SharedMemory<u32>,
+    first: usize,
+    read: &Array<u32>,
+    io: &Buffers,
+    #[comptime] kernel: MatVec,
+) {
+    let format = comptime!(kernel.format);
+    let (rows, words) = comptime!((kernel.rows as usize, kernel.words()));
+    let (together, pieces) = comptime!((kernel.together(), format.pieces()));
+    let threads = comptime!(kernel.reduce.threads() as usize);
+    let lane = UNIT_POS_X as usize % threads;
+    let last = io.params[1] as usize / comptime!(kernel.taken()) - 1;
+    let starts = starts_of_blocks(first, io, kernel);
+    #[unroll]
+    for step in 0..comptime!(kernel.steps()) {
+        let place = lane + comptime!(step * threads);
+        if place <= last {
+            let global = place * together;
+            let block = global / pieces * comptime!(format.block_bytes());
+            #[unroll]
+            for index in 0..comptime!(kernel.runs_taken()) {
+                let part = load(shared, place * comptime!(kernel.slot()), index, kernel);
+                #[unroll]
+                for r in 0..rows {
+                    let at = starts[r] + block;
+                    let into = comptime!((step * rows + r) * words);
+                    let codes =
+                        byte_codes(read, at, global % pieces, into, format, together, index);
+                    sums[r] += dot(&codes, &part, format);
+                }
+            }
+        }
+    }
 }

@@ -93,7 +93,7 @@ fn added(mine: &Mine, early: &Early, io: &Buffers, #[comptime] kernel: MatVec) -
 /// What the products are multiplied with for the norm of `x`: each thread has summed the squares of
 /// what it staged.
 #[cube]
-fn norm_factor(sums: &Array<f32>, io: &Buffers, #[comptime] kernel: MatVec) -> f32 {
+pub(super) fn norm_factor(sums: &Array<f32>, io: &Buffers, #[comptime] kernel: MatVec) -> f32 {
     let mut factor = 1.0f32;
     if comptime!(kernel.normed) {
         let groups = comptime!(kernel.groups as usize);
@@ -128,16 +128,42 @@ pub(super) fn finish(
     early: &Early,
     #[comptime] kernel: MatVec,
 ) {
-    let rows = io.params[0] as usize;
-    let x_first = io.params[4] as usize;
-    let groups = comptime!(kernel.groups as usize);
     let mine = mine(io, first, kernel);
     if comptime!(kernel.low_rank) {
         low_rank::add(sums, io, first, &early.adapter, kernel);
     }
     let factor = norm_factor(sums, io, kernel);
+    leave(sums, factor, io, &mine, early, kernel);
+}
+
+/// The same for a launch that knows the norm's factor, and has no adapter.
+#[cube]
+pub(super) fn finish_with(
+    sums: &mut Array<f32>,
+    factor: f32,
+    io: &mut Buffers,
+    first: usize,
+    early: &Early,
+    #[comptime] kernel: MatVec,
+) {
+    let mine = mine(io, first, kernel);
+    leave(sums, factor, io, &mine, early, kernel);
+}
+
+#[cube]
+fn leave(
+    sums: &mut Array<f32>,
+    factor: f32,
+    io: &mut Buffers,
+    mine: &Mine,
+    early: &Early,
+    #[comptime] kernel: MatVec,
+) {
+    let rows = io.params[0] as usize;
+    let x_first = io.params[4] as usize;
+    let groups = comptime!(kernel.groups as usize);
     let product = group_totals(sums, comptime!(kernel.products()), groups, kernel.reduce);
-    let sum = product * factor + added(&mine, early, io, kernel);
+    let sum = product * factor + added(mine, early, io, kernel);
     if comptime!(kernel.takes_gates()) {
         let half = io.params[5] as usize;
         let up = neighbour(sum, kernel);

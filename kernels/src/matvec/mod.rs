@@ -56,6 +56,9 @@ pub struct MatVec {
     /// Whether codes meet `x` as bytes, four in an instruction: one row, by planes, of formats that
     /// [take bytes](Format::takes_bytes).
     pub bytes: bool,
+    /// Times that a cube takes rows, with `x` staged once: more than one for many rows, behind a norm, by
+    /// bytes.
+    pub passes: u32,
 }
 
 /// Bits of the parameter that says what is added: whether `x` is to be waited for, and that.
@@ -110,12 +113,13 @@ impl Params {
 
 impl MatVec {
     pub(crate) fn name(self) -> String {
-        let Self { format, batch, groups, rows, reduce, normed, low_rank, bytes } = self;
+        let Self { format, batch, groups, rows, reduce, normed, low_rank, bytes, passes } = self;
         let low_rank = if low_rank { "lora_" } else { "" };
         let norm = if normed { "norm_" } else { "" };
         let bytes = if bytes { "_bytes" } else { "" };
+        let passes = if passes > 1 { format!("x{passes}") } else { String::new() };
         format!(
-            "{low_rank}{norm}matvec_{}_b{batch}_g{groups}r{rows}_{}{bytes}",
+            "{low_rank}{norm}matvec_{}_b{batch}_g{groups}r{rows}{passes}_{}{bytes}",
             format.name(),
             reduce.name()
         )
@@ -161,7 +165,8 @@ impl MatVec {
 
     /// Whether it takes rows of so many values.
     pub const fn takes_columns(self, columns: usize) -> bool {
-        columns > 0 && columns.is_multiple_of(self.columns_step())
+        let staged_once = self.passes == 1 || columns <= self.byte_tile();
+        columns > 0 && staged_once && columns.is_multiple_of(self.columns_step())
     }
 
     /// Whether it makes such products.
@@ -184,10 +189,15 @@ impl MatVec {
         self.groups * self.reduce.threads()
     }
 
+    /// Rows of the weight for each cube.
+    const fn rows_of_cube(self) -> u32 {
+        self.passes * self.groups * self.rows
+    }
+
     /// Cubes of a launch.
     pub fn cubes(self, params: &Params) -> u32 {
         let rank = params.low_rank.map_or(0, |low_rank| low_rank.rank);
-        rank + params.rows.div_ceil(self.groups * self.rows)
+        rank + params.rows.div_ceil(self.rows_of_cube())
     }
 
     /// Buffers: weight, `x`, the norm's gain (if there is a norm), what is added, the adapter's `a` and
@@ -224,6 +234,9 @@ impl MatVec {
         match self.format {
             Format::F32 => plain::product::expand::<f32>(scope, weight.into(), io, self),
             Format::F16 => plain::product::expand::<f16>(scope, weight.into(), io, self),
+            _ if self.passes > 1 => {
+                bytes::passes::expand(scope, weight.clone().into(), weight.into(), io, self);
+            }
             _ if self.bytes => {
                 bytes::product::expand(scope, weight.clone().into(), weight.into(), io, self);
             }
@@ -304,5 +317,6 @@ fn first_row(io: &Buffers, #[comptime] kernel: MatVec) -> usize {
     if comptime!(kernel.low_rank) {
         cube -= low_rank::rank(io);
     }
-    (cube * comptime!(kernel.groups as usize) + group) * comptime!(kernel.rows as usize)
+    let first = cube * comptime!((kernel.passes * kernel.groups) as usize) + group;
+    first * comptime!(kernel.rows as usize)
 }

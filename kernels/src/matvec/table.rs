@@ -12,10 +12,17 @@ pub(crate) fn table() -> Vec<Kernel> {
         for batch in [1, 2, 4, 8] {
             let variant = |normed: bool, low_rank: bool| {
                 move |&(groups, rows, reduce): &Shape| {
-                    let bytes = false;
-                    let kernel =
-                        MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes };
-                    Kernel::MatVec(kernel)
+                    Kernel::MatVec(MatVec {
+                        format,
+                        batch,
+                        groups,
+                        rows,
+                        reduce,
+                        normed,
+                        low_rank,
+                        bytes: false,
+                        passes: 1,
+                    })
                 }
             };
             all.extend(shapes(format, batch).iter().map(variant(false, false)));
@@ -38,14 +45,26 @@ pub(crate) fn table() -> Vec<Kernel> {
 fn of_bytes(format: Format) -> Vec<Kernel> {
     let mut all = Vec::new();
     for normed in [false, true] {
-        let mut add = |(groups, rows, reduce), low_rank| {
-            let (batch, bytes) = (1, true);
-            let kernel = MatVec { format, batch, groups, rows, reduce, normed, low_rank, bytes };
-            all.push(Kernel::MatVec(kernel));
+        let mut add = |(groups, rows, reduce), low_rank, passes| {
+            all.push(Kernel::MatVec(MatVec {
+                format,
+                batch: 1,
+                groups,
+                rows,
+                reduce,
+                normed,
+                low_rank,
+                bytes: true,
+                passes,
+            }));
         };
-        add((8, 2, PLANE), true);
+        add((8, 2, PLANE), true, 1);
         for &shape in byte_shapes(format, normed) {
-            add(shape, false);
+            add(shape, false, 1);
+        }
+        // For output layers.
+        if normed && matches!(format, Format::Q4_0 | Format::Q4_K) {
+            add((8, 2, PLANE), false, 8);
         }
     }
     all

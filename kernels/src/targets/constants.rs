@@ -109,6 +109,7 @@ mod tests {
             normed: false,
             low_rank: false,
             bytes: false,
+            passes: 1,
         });
         let module = generate(&kernel).expect("generates").spirv.expect("SPIR-V");
         let all = loads(&module, 3);

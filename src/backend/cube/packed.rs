@@ -177,7 +177,12 @@ impl<R: Gpu> DeviceBlocks<R> {
             columns: columns as u32,
             source_rows: source_rows as u32,
         };
-        let out = self.kernels.empty(rows * columns * dtype.size());
+        let floats = rows * columns;
+        let out = if ids.is_some() && !f16 {
+            tensors::announced(&self.kernels, floats)
+        } else {
+            self.kernels.empty(floats * dtype.size())
+        };
         let ids = ids.map(|ids| self.kernels.ids(ids));
         let inputs: Vec<&Handle> = std::iter::once(&self.handle).chain(&ids).collect();
         // SAFETY: the buffers have the extents that the parameters state.

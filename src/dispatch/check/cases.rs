@@ -126,7 +126,9 @@ fn matvec_case(kernel: Kernel, variant: MatVec, i: usize) -> Case {
     let past_tile = if variant.bytes && variant.threads() >= 512 { 4200 } else { 2100 };
     let columns = [unit, unit * (past_tile / unit).max(9), unit * (680 / unit).max(3)][i];
     let gated = variant.takes_gates() && i == 2;
-    let rows = [1, 37, if gated { 10 } else { 5 }][i];
+    // Where a cube goes on with other rows, more than it takes.
+    let several = if variant.passes > 1 { 150 } else { 37 };
+    let rows = [1, several, if gated { 10 } else { 5 }][i];
     // The last case has fewer rows of `x` than the kernel can take.
     let batch = if i == 2 { (variant.batch - variant.batch / 4).max(1) } else { variant.batch };
     let add = [Add::Nothing, Add::Bias, Add::Each][i];
