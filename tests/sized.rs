@@ -9,7 +9,9 @@ use metal_candle::{
     dispatch::Kernels,
     formats::Checkpoint,
     models::{self, CausalLm, LoadOptions, LogitRows, TokenBatch},
+    quant::Encoding,
 };
+use serde_json::json;
 use support::{fixture, on_both};
 
 /// Dense in f32 and f16, and packed.
@@ -19,10 +21,29 @@ const MODELS: [(&str, DType); 4] = [
     ("reference/gguf/models/qwen2-q4_0.gguf", DType::F32),
     ("reference/gguf/models/llama-q8_0.gguf", DType::F32),
 ];
+/// Those of random weights, with output layers that are large enough to have kernels of their own.
+const LARGE: [Encoding; 2] = [Encoding::Q4_0, Encoding::Q4_K];
 /// Steps of which no kernel is compiled for the sizes yet.
 const FEW: u32 = 3;
 /// After so many steps they are.
 const MANY: u32 = 6;
+
+fn checkpoints() -> impl Iterator<Item = (String, Checkpoint, DType)> {
+    let of_files = MODELS.iter().map(|&(path, dtype)| {
+        (path.to_owned(), Checkpoint::open(&fixture(path)).expect("fixture"), dtype)
+    });
+    let of_nothing = LARGE.iter().map(|&encoding| {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "vocab_size": 66_000, "tie_word_embeddings": true, "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+        });
+        let checkpoint = Checkpoint::random(config, 1, encoding);
+        (format!("{encoding:?}"), checkpoint, DType::F32)
+    });
+    of_files.chain(of_nothing)
+}
 
 /// The logits of some steps behind a prompt.
 fn steps(model: &dyn CausalLm<Wgpu>, steps: u32) -> Vec<Vec<f32>> {
@@ -41,23 +62,22 @@ fn kernels_for_some_sizes_give_the_same() {
     let mut counts = Vec::new();
     on_both(|device| {
         let kernels = Kernels::of(device);
-        for (path, dtype) in MODELS {
-            let checkpoint = Checkpoint::open(&fixture(path)).expect("fixture");
+        for (name, checkpoint, dtype) in checkpoints() {
             let options = LoadOptions { dtype, ..LoadOptions::default() };
             let model = models::load::<Wgpu>(&checkpoint, options, device).expect("loads");
             let before = kernels.sized_kernels();
             let wanted = steps(&*model, FEW);
-            assert_eq!(kernels.sized_kernels(), before, "{path}: too early");
+            assert_eq!(kernels.sized_kernels(), before, "{name}: too early");
             steps(&*model, MANY - FEW);
             let more = kernels.sized_kernels() - before;
             let got = steps(&*model, FEW);
-            assert!(got == wanted, "{path}, {more} kernels: they differ");
+            assert!(got == wanted, "{name}, {more} kernels: they differ");
             counts.push(more);
         }
     });
     println!("kernels for some sizes: {counts:?}");
     // By SPIR-V alone. (Some of a model's matrices may have been another one's sizes.)
-    let (by_spirv, by_wgsl) = counts.split_at(MODELS.len());
+    let (by_spirv, by_wgsl) = counts.split_at(MODELS.len() + LARGE.len());
     assert!(by_spirv.iter().all(|&more| more > 1), "{by_spirv:?}");
     assert!(by_wgsl.iter().all(|&more| more == 0), "{by_wgsl:?}");
 }

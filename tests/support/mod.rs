@@ -40,7 +40,9 @@ pub fn wgpu(language: ShaderLanguage) -> (WgpuDevice, String) {
 /// Runs a test on [`wgpu`]'s device for SPIR-V, and on that for WGSL.
 pub fn on_both(mut test: impl FnMut(&WgpuDevice)) {
     for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
-        test(&wgpu(language).0);
+        let (device, adapter) = wgpu(language);
+        println!("on {adapter}");
+        test(&device);
     }
 }
 
