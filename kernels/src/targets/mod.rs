@@ -154,10 +154,12 @@ mod tests {
             let module = generate(&kernel.expect("a kernel")).expect("generates").spirv;
             modules::shared_loads_and_stores(&module.expect("a module"))
         };
-        // Three loops look for the two vectors of a thread, one for what is added; a product is written.
-        assert_eq!(shared("matvec_q4_0_b1_g8r2_plane32x2_bytes"), (3 * 2 + 1, 1));
+        // Two loops look for the two vectors of a thread, one for what is added; a product is written.
+        assert_eq!(shared("matvec_q4_0_b1_g8r2_plane32x2_bytes"), (2 * 2 + 1, 1));
         // With gates or without.
-        assert_eq!(shared("norm_matvec_q4_0_b1_g8r4_plane32_bytes"), (3 * 2 + 1, 2));
+        assert_eq!(shared("norm_matvec_q4_0_b1_g8r4_plane32_bytes"), (2 * 2 + 1, 2));
+        // Of four vectors; what is added, and written, is another one in each pass.
+        assert_eq!(shared("norm_matvec_q4_0_b1_g8r2x8_plane32_bytes"), (2 * 4 + 1, 2));
         // One loop looks for ends, which are two, and one for these and vectors of four parts.
         assert_eq!(shared("attention_merge_d64"), (1 + 4 * 3, 1));
         // One loop looks for a pair of vectors of queries, keys and values; vectors and their ends are written.
