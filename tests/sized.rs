@@ -1,7 +1,9 @@
-//! Kernels that were compiled for the sizes of a model's matrices give, bit for bit, what those for all sizes
-//! give.
+//! What is kept from step to step: kernels that were compiled for the sizes of a model's matrices, which give,
+//! bit for bit, what those for all sizes give, and buffers, which must not be kept from others.
 
 mod support;
+
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::DType;
 use metal_candle::{
@@ -28,6 +30,9 @@ const FEW: u32 = 3;
 /// After so many steps they are.
 const MANY: u32 = 6;
 
+/// Tests count what all of a device has.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn checkpoints() -> impl Iterator<Item = (String, Checkpoint, DType)> {
     let of_files = MODELS.iter().map(|&(path, dtype)| {
         (path.to_owned(), Checkpoint::open(&fixture(path)).expect("fixture"), dtype)
@@ -45,9 +50,9 @@ fn checkpoints() -> impl Iterator<Item = (String, Checkpoint, DType)> {
     of_files.chain(of_nothing)
 }
 
-/// The logits of some steps behind a prompt.
-fn steps(model: &dyn CausalLm<Wgpu>, steps: u32) -> Vec<Vec<f32>> {
-    let mut cache = model.new_cache(&[0], 16);
+/// The logits of some steps behind a prompt, in a cache for so many positions.
+fn steps(model: &dyn CausalLm<Wgpu>, capacity: usize, steps: u32) -> Vec<Vec<f32>> {
+    let mut cache = model.new_cache(&[0], capacity);
     let mut run = |tokens: &[u32]| {
         let tokens = TokenBatch::new(&[tokens]).expect("tokens");
         let logits = model.forward(&tokens, Some(&mut cache), LogitRows::Last).expect("forward");
@@ -59,6 +64,7 @@ fn steps(model: &dyn CausalLm<Wgpu>, steps: u32) -> Vec<Vec<f32>> {
 
 #[test]
 fn kernels_for_some_sizes_give_the_same() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut counts = Vec::new();
     on_both(|device| {
         let kernels = Kernels::of(device);
@@ -66,11 +72,11 @@ fn kernels_for_some_sizes_give_the_same() {
             let options = LoadOptions { dtype, ..LoadOptions::default() };
             let model = models::load::<Wgpu>(&checkpoint, options, device).expect("loads");
             let before = kernels.sized_kernels();
-            let wanted = steps(&*model, FEW);
+            let wanted = steps(&*model, 16, FEW);
             assert_eq!(kernels.sized_kernels(), before, "{name}: too early");
-            steps(&*model, MANY - FEW);
+            steps(&*model, 16, MANY - FEW);
             let more = kernels.sized_kernels() - before;
-            let got = steps(&*model, FEW);
+            let got = steps(&*model, 16, FEW);
             assert!(got == wanted, "{name}, {more} kernels: they differ");
             counts.push(more);
         }
@@ -80,4 +86,33 @@ fn kernels_for_some_sizes_give_the_same() {
     let (by_spirv, by_wgsl) = counts.split_at(MODELS.len() + LARGE.len());
     assert!(by_spirv.iter().all(|&more| more > 1), "{by_spirv:?}");
     assert!(by_wgsl.iter().all(|&more| more == 0), "{by_wgsl:?}");
+}
+
+#[test]
+fn a_cache_that_is_gone_leaves_its_memory_to_the_next_one() {
+    const CAPACITY: usize = 65_536;
+    const CACHE_BYTES: u64 = 2 * 2 * CAPACITY as u64 * 64 * 4;
+
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Of other sizes than all models above.
+    let config = json!({
+        "model_type": "llama", "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 512,
+        "tie_word_embeddings": true, "max_position_embeddings": CAPACITY, "rms_norm_eps": 1e-5,
+    });
+    on_both(|device| {
+        let kernels = Kernels::of(device);
+        let checkpoint = Checkpoint::random(config.clone(), 1, Encoding::F16);
+        let model =
+            models::load::<Wgpu>(&checkpoint, LoadOptions::default(), device).expect("loads");
+        let memory = || {
+            steps(&*model, CAPACITY, FEW);
+            kernels.sync();
+            kernels.memory_bytes().expect("known")
+        };
+        let first = memory();
+        for next in [memory(), memory(), memory()] {
+            assert!(next < first + CACHE_BYTES / 2, "{next} bytes, {first} of one cache");
+        }
+    });
 }

@@ -16,7 +16,7 @@ use std::{
     thread::{self, ThreadId},
 };
 
-use cubecl::server::Handle;
+use cubecl::server::{Binding, Handle};
 
 use super::{
     cells,
@@ -49,6 +49,8 @@ pub(super) struct Recorded {
     pub(super) commands: Option<Commands>,
     /// They keep the buffers.
     pub(super) launches: Vec<Listed>,
+    /// What its commands write: to be written otherwise, should it be given up.
+    pub(super) written: Vec<(Binding, Vec<u8>)>,
 }
 
 thread_local! {
@@ -104,7 +106,9 @@ impl Later {
     /// It will not run, unless it has.
     pub(super) fn give_up(&self) {
         if self.leave(GIVEN_UP) {
-            drop(std::mem::take(&mut *self.recorded()));
+            let mut recorded = self.recorded();
+            drop((recorded.commands.take(), std::mem::take(&mut recorded.launches)));
+            drop(recorded);
             for (_, copy) in self.take_copies() {
                 copy.end(Err("it was not launched".into()));
             }

@@ -293,6 +293,9 @@ impl Kernels {
 
     /// Memory for `bytes` bytes that are kept for longer than a step, not initialised.
     pub fn lasting(&self, bytes: usize) -> Handle {
+        if let Some(gatherer) = &self.gatherer {
+            gatherer.forget_seen();
+        }
         self.client.empty(bytes)
     }
 
@@ -333,7 +336,7 @@ impl Kernels {
     pub fn upload_at_once(&self, bytes: &Bytes) -> Handle {
         match &self.gatherer {
             Some(gatherer) if !bytes.is_empty() && bytes.len().is_multiple_of(4) => {
-                let handle = self.client.empty(bytes.len());
+                let handle = self.lasting(bytes.len());
                 gatherer.upload(bytes.clone(), handle.clone());
                 handle
             }

@@ -35,13 +35,13 @@ use super::{
     ahead::{self, Ahead, Later, Recorded},
     client::Client,
     device::is_set,
-    encode::{Commands, Encoder, Pipeline},
+    encode::{self, Commands, Encoder, Pipeline},
     fresh::{self, Fresh},
     pipelines::{Pipelines, Sizes, Wanted},
     places::Places,
     pool,
     queue::{self, Queue},
-    read_back::{Begun, ReadBack, Staging},
+    read_back::{Begun, Kind, Landings, ReadBack},
     task::Task,
     upload::Uploads,
     written::{self, Written},
@@ -79,7 +79,9 @@ pub(super) struct Part {
     #[cfg_attr(target_os = "macos", allow(dead_code))] // nothing waits there
     pub(super) clear: Option<Binding>,
     /// What is written before them.
-    written: Option<(Binding, Vec<u8>)>,
+    pub(super) written: Option<(Binding, Vec<u8>)>,
+    /// Launches of the list that come before them.
+    pub(super) first: usize,
     pub(super) launches: Vec<Listed>,
 }
 
@@ -95,7 +97,8 @@ struct Open {
     number: u64,
     written: Written,
     launches: Vec<Listed>,
-    has_launches: bool,
+    /// That were handed over.
+    handed_over: usize,
     fresh: Fresh,
     /// Parameters that it has written.
     params: Vec<(Vec<u32>, Handle)>,
@@ -105,6 +108,12 @@ struct Open {
     later: Option<Arc<Later>>,
 }
 
+impl Open {
+    fn has_launches(&self) -> bool {
+        self.handed_over > 0 || !self.launches.is_empty()
+    }
+}
+
 thread_local! {
     static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
 }
@@ -112,12 +121,15 @@ thread_local! {
 /// Hands over what the current thread has listed so far, if it has a list open. One that waits for ids
 /// cannot be: it is given up.
 pub fn submit() {
-    OPEN.with_borrow(|open| {
-        if let Some(Open { later: Some(later), .. }) = open {
-            later.give_up();
-        }
+    let given_up = OPEN.with_borrow(|open| {
+        let Open { gatherer, later, .. } = open.as_ref()?;
+        later.as_ref()?.give_up();
+        Some((gatherer.clone(), later.clone()?))
     });
     hand_over();
+    if let Some((gatherer, later)) = given_up {
+        gatherer.write_given_up(later);
+    }
 }
 
 /// Whether launches of the current thread's list can wait for what is in a buffer. (In one that was given
@@ -136,8 +148,10 @@ fn hand_over() {
         let part = Part {
             clear: open.fresh.take_to_clear(),
             written: open.written.take(),
+            first: open.handed_over,
             launches: std::mem::take(&mut open.launches),
         };
+        open.handed_over += part.launches.len();
         (!part.is_empty()).then(|| (open.gatherer.clone(), part, open.later.clone()))
     });
     match listed {
@@ -167,7 +181,9 @@ pub(super) struct Gatherer {
     /// Whether kernels are compiled for the sizes of their launches, see [`ALL_SIZES_VARIABLE`].
     compiles_for_sizes: bool,
     encoder: Mutex<Encoder>,
-    staging: Staging,
+    landings: Landings,
+    /// What is read back by a list's own commands lands there.
+    landing: Kind,
     uploads: Uploads,
     /// Whether launches may wait for results themselves.
     overlaps: bool,
@@ -188,9 +204,10 @@ impl Gatherer {
             pipelines: Pipelines::default(),
             compiles_for_sizes: !is_set(ALL_SIZES_VARIABLE),
             overlaps: encoder.overlaps(),
+            landing: encoder.landing(),
             encoder: Mutex::new(encoder),
             queue,
-            staging: Staging::default(),
+            landings: Landings::default(),
             uploads: Uploads::default(),
         }))
     }
@@ -247,7 +264,7 @@ impl Gatherer {
             number: self.lists.fetch_add(1, Ordering::Relaxed),
             written: Written::default(),
             launches: Vec::new(),
-            has_launches: false,
+            handed_over: 0,
             fresh: Fresh::new(self.address()),
             params: Vec::new(),
             full: FIRST_LAUNCHES,
@@ -288,7 +305,6 @@ impl Gatherer {
         let is_full = OPEN.with_borrow_mut(|open| {
             let Some(open) = open else { return false };
             open.launches.push(launch);
-            open.has_launches = true;
             let is_full = open.launches.len() >= open.full;
             if is_full {
                 open.full = (open.full + open.full / 2).min(LAUNCHES_AT_ONCE);
@@ -306,7 +322,7 @@ impl Gatherer {
     pub(super) fn written(&self, client: &Client, bytes: &[u8]) -> Option<Handle> {
         let block = || self.buffer(client, written::BLOCK_BYTES);
         OPEN.with_borrow_mut(|open| {
-            let open = open.as_mut().filter(|open| !open.has_launches)?;
+            let open = open.as_mut().filter(|open| !open.has_launches())?;
             open.written.add(bytes, block)
         })
     }
@@ -366,7 +382,7 @@ impl Gatherer {
         show: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, String> {
         submit();
-        let copy = self.read_back(bytes);
+        let copy = self.read_back(bytes, Kind::Staging)?;
         let (this, from, to) = (self.clone(), from.clone(), copy.clone());
         self.server.submit(move |server| {
             if let Err(error) = this.copy(server, from, &to) {
@@ -377,17 +393,16 @@ impl Gatherer {
         self.finish(&Begun(copy), meanwhile, show)
     }
 
-    /// A copy of so many bytes to a staging buffer.
-    fn read_back(&self, bytes: usize) -> Arc<ReadBack> {
-        let bytes = bytes as u64;
-        Arc::new(ReadBack::new(self.staging.take(&self.queue.device, bytes), bytes))
+    /// A copy of so many bytes to the host.
+    fn read_back(&self, bytes: usize, kind: Kind) -> Result<Arc<ReadBack>, String> {
+        ReadBack::new(&self.landings, &self.queue.device, bytes as u64, kind)
     }
 
     /// As [`read`](Self::read), to be waited for later ([`finish`](Self::finish)): a part of the list that is
     /// open, if it is one that is made for later.
     pub(super) fn begin_read(&self, from: &Handle, bytes: usize) -> Option<Begun> {
         let later = OPEN.with_borrow(|open| open.as_ref()?.later.clone())?;
-        let copy = self.read_back(bytes);
+        let copy = self.read_back(bytes, self.landing).ok()?;
         later.copy(from.clone(), copy.clone());
         Some(Begun(copy))
     }
@@ -401,7 +416,7 @@ impl Gatherer {
     ) -> Result<T, String> {
         meanwhile();
         let awake = || self.server.flush_queue();
-        begun.0.wait(&self.queue.device, &self.staging, awake, show)
+        begun.0.wait(&self.queue.device, &self.landings, awake, show)
     }
 
     /// On the server's thread: submits a copy.
@@ -412,10 +427,18 @@ impl Gatherer {
         to: &Arc<ReadBack>,
     ) -> Result<(), String> {
         ComputeServer::flush(server, StreamId::current()).map_err(|error| error.to_string())?;
-        let mut encoder = self.queue.device.create_command_encoder(&Default::default());
-        copy(server, from, to, &mut encoder)?;
-        to.map(self.queue.queue.submit([encoder.finish()]));
+        let place = Places::new(server).find(&from.binding())?;
+        let mut commands = Commands::new(&self.queue);
+        commands.copy(&place, to)?;
+        to.submitted(&self.queue, commands.submit(&self.queue));
         Ok(())
+    }
+
+    /// Lets go of buffers that lists have used: before memory is taken for what lasts. They may have been
+    /// those of a model, or of a cache, that is gone.
+    pub(super) fn forget_seen(self: &Arc<Self>) {
+        let this = self.clone();
+        self.server.submit(move |_| lock(&this.encoder).forget_seen());
     }
 
     /// Writes whole words to a buffer, behind all that was launched before.
@@ -492,10 +515,13 @@ impl Gatherer {
         let this = self.clone();
         self.server.submit(move |server| {
             flush(server);
-            this.write_before(server, &part);
+            let Part { written, .. } = &part;
             let mut recorded = later.recorded();
+            recorded.written.extend(written.clone());
             // It may have been told to run already.
-            if !later.is_given_up() {
+            if later.is_given_up() {
+                this.write_all(server, &mut recorded.written);
+            } else {
                 let commands = recorded.commands.get_or_insert_with(|| Commands::new(&this.queue));
                 lock(&this.encoder).record(server, &part, commands);
                 recorded.launches.extend(part.launches);
@@ -504,24 +530,41 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
+    /// Writes what a list that was given up would have written: launches that CubeCL makes itself go on with
+    /// its parameters. (And it does no harm: what comes to lie there is written or computed later still.)
+    fn write_given_up(self: &Arc<Self>, later: Arc<Later>) {
+        let this = self.clone();
+        self.server.submit(move |server| this.write_all(server, &mut later.recorded().written));
+    }
+
+    /// On the server's thread.
+    fn write_all(&self, server: &mut WgpuServer, written: &mut Vec<(Binding, Vec<u8>)>) {
+        for (to, bytes) in written.drain(..) {
+            if let Err(error) = encode::write(&self.queue, server, &to, &bytes) {
+                tracing::error!(error, "not written");
+            }
+        }
+    }
+
     /// Submits a list that has waited, with these ids.
     pub(super) fn run(self: &Arc<Self>, later: &Arc<Later>, ids: Option<(Handle, Vec<u8>)>) {
         let (this, later) = (self.clone(), later.clone());
         self.server.submit(move |server| {
             flush(server);
-            let Recorded { commands, launches } = std::mem::take(&mut *later.recorded());
-            let written = ids.map_or(Ok(()), |(to, ids)| this.write(server, &to.binding(), &ids));
+            let Recorded { commands, launches, .. } = std::mem::take(&mut *later.recorded());
+            let written = ids.map_or(Ok(()), |(to, ids)| {
+                encode::write(&this.queue, server, &to.binding(), &ids)
+            });
             let mut copies = later.take_copies();
-            if let (Ok(()), Some(commands)) = (&written, commands) {
-                let mut encoder = None;
+            if let (Ok(()), Some(mut commands)) = (&written, commands) {
                 copies.retain(|(from, to)| {
-                    let new = || this.queue.device.create_command_encoder(&Default::default());
-                    let copied = copy(server, from.clone(), to, encoder.get_or_insert_with(new));
+                    let place = Places::new(server).find(&from.clone().binding());
+                    let copied = place.and_then(|place| commands.copy(&place, to));
                     copied.map_err(|error| to.end(Err(error))).is_ok()
                 });
-                let index = commands.submit(&this.queue, encoder);
+                let index = commands.submit(&this.queue);
                 for (_, to) in copies {
-                    to.map(index.clone());
+                    to.submitted(&this.queue, index.clone());
                 }
                 log(server, &launches);
             } else {
@@ -536,48 +579,14 @@ impl Gatherer {
         self.server.flush_queue();
     }
 
-    /// On the server's thread: writes what is to be written before a part. It is written for a list that was
-    /// given up, too: launches that CubeCL makes itself go on with its parameters. (And it does no harm: what
-    /// comes to lie there is written or computed later still.)
-    fn write_before(&self, server: &mut WgpuServer, part: &Part) {
-        let Some((to, bytes)) = &part.written else { return };
-        if let Err(error) = self.write(server, to, bytes) {
-            tracing::error!(error, "not written");
-        }
-    }
-
-    /// On the server's thread: writes whole words to a buffer. wgpu does so when something is submitted next,
-    /// behind all that was.
-    fn write(&self, server: &mut WgpuServer, to: &Binding, bytes: &[u8]) -> Result<(), String> {
-        let place = Places::new(server).find(to)?;
-        self.queue.queue.write_buffer(&place.buffer, place.offset, bytes);
-        Ok(())
-    }
-
     /// On the server's thread: encodes and submits.
     fn encode(&self, server: &mut WgpuServer, part: &Part) {
         flush(server);
-        self.write_before(server, part);
         let mut commands = Commands::new(&self.queue);
         lock(&self.encoder).record(server, part, &mut commands);
-        commands.submit(&self.queue, None);
+        commands.submit(&self.queue);
         log(server, &part.launches);
     }
-}
-
-/// Has the beginning of a buffer copied.
-fn copy(
-    server: &mut WgpuServer,
-    from: Handle,
-    to: &ReadBack,
-    encoder: &mut wgpu::CommandEncoder,
-) -> Result<(), String> {
-    let place = Places::new(server).find(&from.binding())?;
-    if place.bytes() < to.bytes {
-        return Err(format!("{} bytes of a buffer of {}", to.bytes, place.bytes()));
-    }
-    encoder.copy_buffer_to_buffer(&place.buffer, place.offset, &to.staging, 0, to.bytes);
-    Ok(())
 }
 
 /// Tells who listens what was launched.

@@ -21,39 +21,96 @@ use wgpu::{
     SubmissionIndex,
 };
 
+#[cfg(not(target_os = "macos"))]
+use super::encode::{Mapped, Way};
+use super::queue::Queue;
+
 /// How long a thread asks the device again and again before it goes to sleep.
 const BUSY: Duration = Duration::from_millis(2);
 /// How often it says that it is still there.
 const AWAKE: Duration = Duration::from_micros(20);
-/// Staging buffers that are kept.
+/// Places for copies that are kept.
 const KEPT: usize = 4;
 
-/// Staging buffers that nobody uses.
-#[derive(Debug, Default)]
-pub(super) struct Staging(Mutex<Vec<Buffer>>);
+/// Where a copy is to be found on the host.
+#[derive(Debug)]
+pub(super) enum Landing {
+    /// It is mapped once the copy is over.
+    Staging(Buffer),
+    /// For copies by a list's own commands, past wgpu.
+    #[cfg(not(target_os = "macos"))]
+    Mapped(Mapped),
+}
 
-impl Staging {
-    /// One for so many bytes.
-    pub(super) fn take(&self, device: &Device, bytes: u64) -> Buffer {
-        let size = bytes.next_power_of_two().max(4);
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match free.iter().position(|buffer| buffer.size() == size) {
-            Some(i) => free.swap_remove(i),
-            None => device.create_buffer(&BufferDescriptor {
+impl Landing {
+    /// A new one for so many bytes.
+    #[cfg_attr(target_os = "macos", allow(clippy::unnecessary_wraps))] // wgpu's own ones never fail
+    fn new(device: &Device, bytes: u64, kind: Kind) -> Result<Self, String> {
+        match kind {
+            Kind::Staging => Ok(Self::Staging(device.create_buffer(&BufferDescriptor {
                 label: None,
-                size,
+                size: bytes,
                 usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            }),
+            }))),
+            #[cfg(not(target_os = "macos"))]
+            Kind::Mapped => Mapped::new(device, bytes as usize, Way::ToHost).map(Self::Mapped),
         }
     }
 
-    fn give_back(&self, buffer: Buffer) {
+    fn is(&self, bytes: u64, kind: Kind) -> bool {
+        match (self, kind) {
+            (Self::Staging(buffer), Kind::Staging) => buffer.size() == bytes,
+            #[cfg(not(target_os = "macos"))]
+            (Self::Mapped(memory), Kind::Mapped) => memory.bytes() as u64 == bytes,
+            #[cfg(not(target_os = "macos"))]
+            _ => false,
+        }
+    }
+
+    /// Shows its first bytes, which are there.
+    fn show<T>(&self, bytes: u64, show: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Self::Staging(buffer) => {
+                let shown = show(&buffer.slice(..bytes).get_mapped_range());
+                buffer.unmap();
+                shown
+            }
+            #[cfg(not(target_os = "macos"))]
+            Self::Mapped(memory) => show(&memory.read()[..bytes as usize]),
+        }
+    }
+}
+
+/// A kind of [`Landing`].
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Staging,
+    #[cfg(not(target_os = "macos"))]
+    Mapped,
+}
+
+/// Places that nobody uses.
+#[derive(Debug, Default)]
+pub(super) struct Landings(Mutex<Vec<Arc<Landing>>>);
+
+impl Landings {
+    /// One for so many bytes.
+    fn take(&self, device: &Device, bytes: u64, kind: Kind) -> Result<Arc<Landing>, String> {
+        let size = bytes.next_power_of_two().max(4);
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match free.iter().position(|landing| landing.is(size, kind)) {
+            Some(i) => Ok(free.swap_remove(i)),
+            None => Landing::new(device, size, kind).map(Arc::new),
+        }
+    }
+
+    fn give_back(&self, landing: Arc<Landing>) {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() == KEPT {
             free.remove(0);
         }
-        free.push(buffer);
+        free.push(landing);
     }
 }
 
@@ -64,9 +121,9 @@ pub struct Begun(pub(super) Arc<ReadBack>);
 /// A copy on its way to the host.
 #[derive(Debug)]
 pub(super) struct ReadBack {
-    pub(super) staging: Buffer,
+    landing: Arc<Landing>,
     pub(super) bytes: u64,
-    /// Where the copy is among all that was handed to the device, once it is; it is then to be mapped.
+    /// Where the copy is among all that was handed to the device, once it is.
     submitted: OnceLock<SubmissionIndex>,
     /// What became of it.
     outcome: Mutex<Option<Result<(), String>>>,
@@ -74,18 +131,36 @@ pub(super) struct ReadBack {
 }
 
 impl ReadBack {
-    pub(super) fn new(staging: Buffer, bytes: u64) -> Self {
+    /// A copy of so many bytes, and where it goes.
+    pub(super) fn new(
+        landings: &Landings,
+        device: &Device,
+        bytes: u64,
+        kind: Kind,
+    ) -> Result<Arc<Self>, String> {
+        let landing = landings.take(device, bytes, kind)?;
         let (submitted, outcome) = (OnceLock::new(), Mutex::default());
-        Self { staging, bytes, submitted, outcome, is_over: AtomicBool::new(false) }
+        Ok(Arc::new(Self { landing, bytes, submitted, outcome, is_over: AtomicBool::new(false) }))
     }
 
-    /// Says that the copy was submitted.
-    pub(super) fn map(self: &Arc<Self>, index: SubmissionIndex) {
+    pub(super) fn landing(&self) -> &Landing {
+        &self.landing
+    }
+
+    /// Says that the copy was just submitted.
+    #[cfg_attr(target_os = "macos", allow(unused_variables))] // buffers are mapped without it
+    pub(super) fn submitted(self: &Arc<Self>, queue: &Queue, index: SubmissionIndex) {
         let this = self.clone();
-        let mapped = move |result: Result<(), BufferAsyncError>| {
-            this.end(result.map_err(|error| error.to_string()));
-        };
-        self.staging.slice(..self.bytes).map_async(MapMode::Read, mapped);
+        match self.landing() {
+            Landing::Staging(buffer) => {
+                let mapped = move |result: Result<(), BufferAsyncError>| {
+                    this.end(result.map_err(|error| error.to_string()));
+                };
+                buffer.slice(..self.bytes).map_async(MapMode::Read, mapped);
+            }
+            #[cfg(not(target_os = "macos"))]
+            Landing::Mapped(_) => queue.queue.on_submitted_work_done(move || this.end(Ok(()))),
+        }
         // Nobody else sets it.
         let _ = self.submitted.set(index);
     }
@@ -100,7 +175,7 @@ impl ReadBack {
     pub(super) fn wait<T>(
         &self,
         device: &Device,
-        kept: &Staging,
+        kept: &Landings,
         awake: impl Fn(),
         show: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, String> {
@@ -132,9 +207,8 @@ impl ReadBack {
         }
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
         outcome.unwrap_or_else(|| Err("it was read before".into()))?;
-        let shown = show(&self.staging.slice(..self.bytes).get_mapped_range());
-        self.staging.unmap();
-        kept.give_back(self.staging.clone());
+        let shown = self.landing.show(self.bytes, show);
+        kept.give_back(self.landing.clone());
         Ok(shown)
     }
 }

@@ -3,20 +3,33 @@
 
 #[cfg(not(target_os = "macos"))]
 mod hazards;
+#[cfg(not(target_os = "macos"))]
+mod mapped;
 mod tracked;
 #[cfg(not(target_os = "macos"))]
 mod vulkan;
 
+use std::sync::Arc;
+
 use cubecl::{
     CubeTask, ExecutionMode,
     prelude::CompiledKernel,
+    server::Binding,
     wgpu::{AutoCompiler, WgpuServer},
 };
 use metal_candle_kernels::targets;
 
 #[cfg(not(target_os = "macos"))]
 use super::device;
-use super::{gather::Part, queue::Queue, task::Task};
+use super::{
+    gather::Part,
+    places::{Place, Places},
+    queue::Queue,
+    read_back::{Kind, Landing, ReadBack},
+    task::Task,
+};
+#[cfg(not(target_os = "macos"))]
+pub(super) use mapped::{Mapped, Way};
 
 /// How kernels that CubeCL's server is handed are compiled and run: every index is checked by them.
 const MODE: ExecutionMode = ExecutionMode::Unchecked;
@@ -44,19 +57,32 @@ impl Commands {
         }
     }
 
-    /// Submits them, and behind them what another encoder has recorded, if there is one. (They may lie
-    /// past wgpu's encoder, which then takes nothing else.) The bind groups that they use are known to
-    /// their encoder, which waits for the device before it forgets any.
+    /// Has the beginning of a place copied to the host behind them.
+    pub(super) fn copy(&mut self, from: &Place, to: &Arc<ReadBack>) -> Result<(), String> {
+        if from.bytes() < to.bytes {
+            return Err(format!("{} bytes of a buffer of {}", to.bytes, from.bytes()));
+        }
+        match to.landing() {
+            Landing::Staging(buffer) => {
+                let (from, at) = (&from.buffer, from.offset);
+                self.encoder.copy_buffer_to_buffer(from, at, buffer, 0, to.bytes);
+            }
+            #[cfg(not(target_os = "macos"))]
+            Landing::Mapped(_) => self.past.copy(from.clone(), to.clone()),
+        }
+        Ok(())
+    }
+
+    /// Submits them. The bind groups that they use are known to their encoder, which drops none before the
+    /// device is done with it.
     #[cfg_attr(target_os = "macos", allow(unused_mut))] // nothing lies past it there
-    pub(super) fn submit(
-        mut self,
-        queue: &Queue,
-        behind: Option<wgpu::CommandEncoder>,
-    ) -> wgpu::SubmissionIndex {
+    pub(super) fn submit(mut self, queue: &Queue) -> wgpu::SubmissionIndex {
         #[cfg(not(target_os = "macos"))]
         self.past.end(queue, &mut self.encoder);
-        let all = [Some(self.encoder), behind].into_iter().flatten();
-        queue.queue.submit(all.map(wgpu::CommandEncoder::finish))
+        let index = queue.queue.submit([self.encoder.finish()]);
+        #[cfg(not(target_os = "macos"))]
+        self.past.hold(queue);
+        index
     }
 }
 
@@ -149,15 +175,45 @@ impl Encoder {
         }
     }
 
-    /// Encodes a part of a list.
+    /// What is read back by a list's own commands lands there.
+    pub(super) fn landing(&self) -> Kind {
+        match self {
+            Self::Tracked(_) => Kind::Staging,
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(_) => Kind::Mapped,
+        }
+    }
+
+    /// Lets go of buffers that it has seen.
+    pub(super) fn forget_seen(&mut self) {
+        match self {
+            Self::Tracked(encoder) => encoder.forget_seen(),
+            #[cfg(not(target_os = "macos"))]
+            Self::Vulkan(encoder) => encoder.forget_seen(),
+        }
+    }
+
+    /// Encodes a part of a list, and what is written before it.
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
         match self {
-            // Nothing there waits for anything, so that nothing has to be cleared.
-            Self::Tracked(encoder) => encoder.record(server, &part.launches, commands),
+            Self::Tracked(encoder) => encoder.record(server, part, commands),
             #[cfg(not(target_os = "macos"))]
             Self::Vulkan(encoder) => encoder.record(server, part, commands),
         }
     }
+}
+
+/// On the server's thread: writes whole words to a buffer. wgpu does so when something is submitted next,
+/// behind all that was.
+pub(super) fn write(
+    queue: &Queue,
+    server: &mut WgpuServer,
+    to: &Binding,
+    bytes: &[u8],
+) -> Result<(), String> {
+    let place = Places::new(server).find(to)?;
+    queue.queue.write_buffer(&place.buffer, place.offset, bytes);
+    Ok(())
 }
 
 /// A kernel in the device's language.

@@ -5,7 +5,7 @@ use cubecl_common::future::block_on;
 use wgpu::{BindGroup, ComputePipeline};
 
 use super::{Commands, MODE};
-use crate::dispatch::{gather::Listed, groups::Groups, places::Place, queue::Queue, task::Task};
+use crate::dispatch::{gather::Part, groups::Groups, places::Place, queue::Queue, task::Task};
 
 /// Encodes for one device.
 pub(in crate::dispatch) struct Encoder {
@@ -38,15 +38,23 @@ impl Encoder {
         }
     }
 
-    pub(super) fn record(
-        &mut self,
-        server: &mut WgpuServer,
-        launches: &[Listed],
-        commands: &mut Commands,
-    ) {
-        self.groups.next_list(|| ());
+    pub(super) fn forget_seen(&mut self) {
+        self.groups.forget_seen();
+    }
+
+    pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
+        // Nothing here waits for anything, so that nothing has to be cleared.
+        let Part { written, first, launches, .. } = part;
+        if let Some((to, bytes)) = written
+            && let Err(error) = super::write(&self.queue, server, to, bytes)
+        {
+            tracing::error!(error, "not written");
+        }
+        if *first == 0 {
+            self.groups.next_list();
+        }
         let device = &self.queue.device;
-        let bound = self.groups.of_list(server, launches, |launch, places| {
+        let bound = self.groups.of_launches(server, *first, launches, |launch, places| {
             Ok(bind(device, launch.pipeline.tracked(), places))
         });
         let mut pass = commands.encoder.begin_compute_pass(&Default::default());

@@ -6,34 +6,42 @@
 //! wgpu hands out its own objects for this (`as_hal`), and knows nothing of what is done with them:
 //!
 //! - Barriers: what was submitted before a list is waited for, and what comes behind it waits for the
-//!   list, whatever buffers either of them uses. In between, each launch waits for the one before, or, if
-//!   the device [begins cubes in order](Queue::begins_in_order), for results by itself ([`hazards`](super::hazards)).
+//!   list, whatever buffers either of them uses, and so does the host for what is copied to it
+//!   ([`mapped`](super::mapped)). In between, each launch waits for the one before, or, if the device
+//!   [begins cubes in order](Queue::begins_in_order), for results by itself ([`hazards`](super::hazards)).
 //! - Zeros: wgpu clears what it has not seen anybody write, at its next use. So a new place is shown to
 //!   it first ([`Encoder::show`]): it is cleared then, if ever.
-//! - Lifetimes: bind groups keep their buffers, and are only forgotten when the GPU has come to an end.
+//! - Lifetimes: bind groups keep their buffers, and are only dropped when the GPU is done with what was submitted.
 
 use std::sync::Arc;
 
 use ash::vk::{self, AccessFlags as Access, PipelineStageFlags as Stages};
 use cubecl::{
     prelude::CompiledKernel,
+    server::Binding,
     wgpu::{AutoCompiler, AutoRepresentation, WgpuServer},
 };
 use metal_candle_kernels::targets;
 use rustc_hash::FxHashSet;
 use wgpu::{
-    BindGroupLayoutEntry, BindingType, BufferBindingType, PollType, ShaderStages,
+    BindGroupLayoutEntry, BindingType, BufferBindingType, BufferSize, ShaderStages,
     hal::{self, CommandEncoder as _, Device as _, api::Vulkan, vulkan},
 };
 
-use super::{Commands, hazards::Hazards};
+use super::{
+    Commands,
+    hazards::Hazards,
+    mapped::{Mapped, Outbox},
+};
 use crate::dispatch::{
     device::is_set,
     gather::{Listed, Part},
     groups::Groups,
     places::{Place, Places},
     queue::Queue,
+    read_back::{Landing, ReadBack},
     task::Task,
+    written::BLOCK_BYTES,
 };
 
 /// The environment variable that, set to 1, has a barrier before every launch: for comparing.
@@ -88,7 +96,7 @@ pub(super) struct Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // SAFETY: it is the device that made it, and the GPU has ended what used it ([`Encoder::submit`]).
+        // SAFETY: it is the device that made it, and the GPU is done with what used it ([`Groups::next_list`]).
         unsafe {
             if let (Some(device), Some(group)) = (self.device.as_hal::<Vulkan>(), self.set.take()) {
                 device.destroy_bind_group(group);
@@ -109,6 +117,8 @@ pub(in crate::dispatch) struct Encoder {
     regions: Vec<Place>,
     /// Whether launches may wait for results themselves.
     overlaps: bool,
+    /// For what lists write.
+    outbox: Outbox,
 }
 
 /// A launch with its bind group.
@@ -121,27 +131,41 @@ pub(super) struct Recorded {
     groups: Vec<Arc<Group>>,
     /// Since the last barrier, if there is something.
     hazards: Option<Hazards>,
+    /// What is copied from.
+    outbox: Vec<Arc<Mapped>>,
+    /// What is copied to the host behind all launches.
+    copies: Vec<(Place, Arc<ReadBack>)>,
 }
 
 impl Recorded {
-    /// Has all that comes behind wait for what was recorded.
+    pub(super) fn copy(&mut self, from: Place, to: Arc<ReadBack>) {
+        self.copies.push((from, to));
+    }
+
+    /// Copies what is to be copied, and has all that comes behind wait for what was recorded.
     pub(super) fn end(&mut self, queue: &Queue, encoder: &mut wgpu::CommandEncoder) {
-        if self.hazards.take().is_none() {
+        if self.hazards.take().is_none() && self.copies.is_empty() {
             return;
         }
-        let all = Access::MEMORY_READ | Access::MEMORY_WRITE;
-        // SAFETY: the encoder is used for nothing else.
+        // SAFETY: the encoder is used for nothing else; who waits for a copy keeps it until it is over.
         let ended = unsafe {
             queue.device.as_hal::<Vulkan>().and_then(|device| {
                 encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
-                    let commands = (device.raw_device(), encoder?.raw_handle());
-                    barrier(commands, WRITES, (Stages::ALL_COMMANDS, all));
+                    end(device.raw_device(), encoder?, &self.copies);
                     Some(())
                 })
             })
         };
         if ended.is_none() {
             tracing::error!("not ended: the device is gone");
+        }
+    }
+
+    /// Keeps what the commands copy from, which were just submitted, until the device has done so.
+    pub(super) fn hold(&mut self, queue: &Queue) {
+        let outbox = std::mem::take(&mut self.outbox);
+        if !outbox.is_empty() {
+            queue.queue.on_submitted_work_done(move || drop(outbox));
         }
     }
 }
@@ -156,6 +180,13 @@ const USES: Uses = (
 );
 /// All that was written so far.
 const BEFORE: Uses = (Stages::ALL_COMMANDS, Access::MEMORY_WRITE);
+const COPIES: Uses = (Stages::TRANSFER, Access::TRANSFER_READ);
+const COPIED: Uses = (Stages::TRANSFER, Access::TRANSFER_WRITE);
+/// All that comes, on the host, too.
+const BEHIND: Uses = (
+    Stages::from_raw(Stages::ALL_COMMANDS.as_raw() | Stages::HOST.as_raw()),
+    Access::from_raw(Access::MEMORY_READ.as_raw() | Access::MEMORY_WRITE.as_raw()),
+);
 
 /// # Safety
 /// The command buffer must be the device's, and being recorded.
@@ -183,6 +214,7 @@ impl Encoder {
             idle: idle(&queue.device),
             shown: FxHashSet::default(),
             regions: Vec::new(),
+            outbox: Outbox::default(),
         })
     }
 
@@ -206,27 +238,33 @@ impl Encoder {
         self.overlaps
     }
 
+    pub(super) fn forget_seen(&mut self) {
+        self.groups.forget_seen();
+    }
+
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
-        let Part { clear, launches, .. } = part;
-        let clear = clear.as_ref().map(|binding| Places::new(server).find(binding)).transpose();
-        let clear = clear.unwrap_or_else(|error| {
-            tracing::error!(error, "not cleared");
-            None
+        let Part { clear, written, first, launches } = part;
+        let clear = clear.as_ref().and_then(|binding| find(server, binding));
+        let written = written.as_ref().and_then(|(to, bytes)| {
+            let place = find(server, to)?;
+            let from = self.outbox.take(&self.queue.device, bytes, BLOCK_BYTES);
+            let from = from.inspect_err(|error| tracing::error!(error, "not written")).ok()?;
+            Some(Written { place, from, bytes: BufferSize::new(bytes.len() as u64)? })
         });
         let overlaps = self.overlaps;
         let Self { queue, groups, shown, regions, .. } = self;
-        groups.next_list(|| {
-            if let Err(error) = queue.device.poll(PollType::wait_indefinitely()) {
-                tracing::error!(%error, "waiting before bind groups are forgotten");
-            }
-            shown.clear();
-            regions.clear();
-        });
-        // A region is shown as a whole, before any piece of it.
-        let mut fresh: Vec<_> =
-            clear.iter().filter(|&place| !shown.contains(place)).cloned().collect();
+        if *first == 0
+            && let Some(old) = groups.next_list()
+        {
+            // What comes to be used is shown again.
+            let old = (old, std::mem::take(shown), std::mem::take(regions));
+            queue.queue.on_submitted_work_done(move || drop(old));
+        }
+        // What lists are given in pieces is shown as a whole, before any piece of it.
+        let wholes = clear.iter().chain(written.as_ref().map(|written| &written.place));
+        let mut fresh: Vec<_> = wholes.filter(|&place| !shown.contains(place)).cloned().collect();
         regions.extend(fresh.iter().cloned());
-        let bound = groups.of_list(server, launches, |launch, places| {
+        let bound = groups.of_launches(server, *first, launches, |launch, places| {
             let is_known = |place: &Place| {
                 shown.contains(place) || regions.iter().any(|region| region.holds(place))
             };
@@ -241,7 +279,7 @@ impl Encoder {
                 let hazards = &mut commands.past.hazards;
                 commands.encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
                     let (device, encoder) = (device.raw_device(), encoder?);
-                    begin(device, encoder, clear.as_ref(), hazards);
+                    begin(device, encoder, clear.as_ref(), written.as_ref(), hazards);
                     record(device, encoder, &bound, hazards.get_or_insert_default(), overlaps);
                     Some(())
                 })
@@ -251,6 +289,7 @@ impl Encoder {
             tracing::error!(launches = bound.len(), "not launched: the device is gone");
         }
         commands.past.groups.extend(bound.into_iter().map(|(_, group)| group));
+        commands.past.outbox.extend(written.map(|written| written.from));
     }
 
     /// Has wgpu initialise places, unless they are.
@@ -276,6 +315,19 @@ impl Encoder {
         }
         self.queue.queue.submit([encoder.finish()]);
     }
+}
+
+/// What is copied to a place before launches.
+struct Written {
+    place: Place,
+    from: Arc<Mapped>,
+    bytes: BufferSize,
+}
+
+/// Where a buffer of a list is that is not bound as such.
+fn find(server: &mut WgpuServer, binding: &Binding) -> Option<Place> {
+    let place = Places::new(server).find(binding);
+    place.inspect_err(|error| tracing::error!(error, "not written")).ok()
 }
 
 fn storage(binding: u32) -> BindGroupLayoutEntry {
@@ -413,7 +465,8 @@ fn bind(device: &wgpu::Device, pipeline: &Pipeline, places: &[Place]) -> Result<
     Ok(Group { device: device.clone(), set: Some(group), places: places.to_vec() })
 }
 
-/// Has a part wait for what it clears, and the first one of a list for all that was submitted before.
+/// Has a part wait for what is cleared and written before it, and the first one of a list for all that was
+/// submitted before.
 ///
 /// # Safety
 /// As [`record`].
@@ -421,24 +474,60 @@ unsafe fn begin(
     device: &ash::Device,
     encoder: &mut vulkan::CommandEncoder,
     clear: Option<&Place>,
+    written: Option<&Written>,
     hazards: &mut Option<Hazards>,
 ) {
-    if clear.is_none() && hazards.is_some() {
+    let fills = clear.is_some() || written.is_some();
+    if !fills && hazards.is_some() {
         return;
     }
-    let fills = (Stages::TRANSFER, Access::TRANSFER_WRITE);
-    // SAFETY: as the caller says; the buffer is alive, for its place is.
+    // SAFETY: as the caller says; buffers are alive, for their places are.
     unsafe {
         let commands = (device, encoder.raw_handle());
+        if fills {
+            barrier(commands, BEFORE, COPIED);
+        }
         if let Some(place) = clear
             && let Some(buffer) = place.buffer.as_hal::<Vulkan>()
         {
-            barrier(commands, BEFORE, fills);
             encoder.clear_buffer(&buffer, place.range());
+        }
+        if let Some(Written { place, from, bytes }) = written
+            && let (Some(from), Some(to)) = (from.buffer(), place.buffer.as_hal::<Vulkan>())
+        {
+            let (src_offset, dst_offset, size) = (0, place.offset, *bytes);
+            let copy = hal::BufferCopy { src_offset, dst_offset, size };
+            encoder.copy_buffer_to_buffer(from, &to, std::iter::once(copy));
         }
         barrier(commands, BEFORE, USES);
     }
     *hazards = Some(Hazards::default());
+}
+
+/// # Safety
+/// As [`record`]; what is copied to must live as long.
+unsafe fn end(
+    device: &ash::Device,
+    encoder: &mut vulkan::CommandEncoder,
+    copies: &[(Place, Arc<ReadBack>)],
+) {
+    // SAFETY: as the caller says; buffers are alive, for their places are.
+    unsafe {
+        let commands = (device, encoder.raw_handle());
+        barrier(commands, WRITES, if copies.is_empty() { BEHIND } else { COPIES });
+        for (place, to) in copies {
+            if let (Landing::Mapped(memory), Some(size)) = (to.landing(), BufferSize::new(to.bytes))
+                && let (Some(from), Some(to)) = (place.buffer.as_hal::<Vulkan>(), memory.buffer())
+            {
+                let (src_offset, dst_offset) = (place.offset, 0);
+                let copy = hal::BufferCopy { src_offset, dst_offset, size };
+                encoder.copy_buffer_to_buffer(&from, to, std::iter::once(copy));
+            }
+        }
+        if !copies.is_empty() {
+            barrier(commands, COPIED, BEHIND);
+        }
+    }
 }
 
 /// # Safety
