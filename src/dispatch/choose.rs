@@ -24,10 +24,8 @@ const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
 const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
-/// Rows of a matrix in `Q4_0` behind a norm of which a group takes four (1.6 % of a step faster; in other formats it
-/// is not).
+/// Rows of a matrix in 4 bits behind a norm of which a group takes four, and columns from which it does so in `Q4_0`.
 const MANY_GATES: u32 = 16_384;
-/// Columns of such a matrix of which a group takes twice as many.
 const WIDE_ROWS: u32 = 4096;
 /// Columns of a matrix of which more are to be under way, if it has rows for as many cubes as processors.
 const LONG_ROWS: u32 = 8192;
@@ -164,8 +162,13 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     let passes = if goes_on { PASSES } else { 1 };
     let (groups, rows, reduce) = match (format, params.rows) {
         _ if low_rank || goes_on => (8, 2, reduce),
-        (Format::Q4_0, MANY_GATES..) if normed && params.columns < WIDE_ROWS => (4, 4, reduce),
         (Format::Q4_K, MANY_ROWS..) if normed => (8, 2, reduce),
+        // Few cubes of many threads: all of them look for `x` at once.
+        (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, ..MANY_GATES)
+            if normed && params.columns < WIDE_ROWS =>
+        {
+            (16, 2, reduce)
+        }
         (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, _) if normed => (8, 4, reduce),
         (Format::Q4_0, _) if normed => (16, 2, reduce),
         (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),

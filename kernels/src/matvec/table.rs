@@ -73,8 +73,8 @@ fn of_bytes(format: Format) -> Vec<Kernel> {
 /// Of those that multiply bytes, without an adapter.
 fn byte_shapes(format: Format, normed: bool) -> &'static [Shape] {
     match (format, normed) {
-        (Format::Q4_0, true) => &[(8, 4, PLANE), (16, 2, PLANE), (4, 4, PLANE)],
-        (Format::Q4_K, true) => &[(8, 2, PLANE), (8, 4, PLANE)],
+        (Format::Q4_0, true) => &[(8, 4, PLANE), (16, 2, PLANE)],
+        (Format::Q4_K, true) => &[(8, 2, PLANE), (8, 4, PLANE), (16, 2, PLANE)],
         (Format::Q4_0, false) => {
             &[(8, 2, PLANE), (8, 2, TWO_PLANES), (16, 2, PLANE), (4, 4, PLANE)]
         }
