@@ -24,7 +24,8 @@ const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
 const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
-/// Rows of a matrix in 4 bits behind a norm of which a group takes four, and columns from which it does so in `Q4_0`.
+/// Rows and columns of a matrix in 4 bits behind a norm of which a group takes four: if it has both in `Q4_0`,
+/// either in `Q4_K`.
 const MANY_GATES: u32 = 16_384;
 const WIDE_ROWS: u32 = 4096;
 /// Columns of a matrix of which more are to be under way, if it has rows for as many cubes as processors.
@@ -154,6 +155,7 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     // and its cubes share processors with those of the launches around it.
     let two_planes = several_planes(reduce, 2);
     let is_long = params.columns >= LONG_ROWS && params.rows >= ENOUGH_ROWS;
+    let is_wide = params.columns >= WIDE_ROWS;
     let goes_on = normed
         && !low_rank
         && matches!(format, Format::Q4_0 | Format::Q4_K)
@@ -163,14 +165,10 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     let (groups, rows, reduce) = match (format, params.rows) {
         _ if low_rank || goes_on => (8, 2, reduce),
         (Format::Q4_K, MANY_ROWS..) if normed => (8, 2, reduce),
+        (Format::Q4_0, MANY_GATES..) if normed && is_wide => (8, 4, reduce),
+        (Format::Q4_K, rows) if normed && (is_wide || rows >= MANY_GATES) => (8, 4, reduce),
         // Few cubes of many threads: all of them look for `x` at once.
-        (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, ..MANY_GATES)
-            if normed && params.columns < WIDE_ROWS =>
-        {
-            (16, 2, reduce)
-        }
-        (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, _) if normed => (8, 4, reduce),
-        (Format::Q4_0, _) if normed => (16, 2, reduce),
+        (Format::Q4_0 | Format::Q4_K, _) if normed => (16, 2, reduce),
         (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),
         (Format::Q4_K, _) if params.columns >= LONG_ROWS => (4, 2, two_planes),
         (Format::Q4_0, ..SOME_ROWS) | (Format::Q4_K, ..MANY_ROWS) => (8, 2, two_planes),

@@ -19,7 +19,7 @@ use std::{
     cell::RefCell,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -167,7 +167,9 @@ struct Close;
 impl Drop for Close {
     fn drop(&mut self) {
         hand_over();
-        OPEN.set(None);
+        if let Some(open) = OPEN.take() {
+            open.gatherer.has_seen.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -181,6 +183,8 @@ pub(super) struct Gatherer {
     /// Whether kernels are compiled for the sizes of their launches, see [`ALL_SIZES_VARIABLE`].
     compiles_for_sizes: bool,
     encoder: Mutex<Encoder>,
+    /// Whether a list was closed since the encoder let go of what it had seen.
+    has_seen: AtomicBool,
     landings: Landings,
     /// What is read back by a list's own commands lands there.
     landing: Kind,
@@ -206,6 +210,7 @@ impl Gatherer {
             overlaps: encoder.overlaps(),
             landing: encoder.landing(),
             encoder: Mutex::new(encoder),
+            has_seen: AtomicBool::new(false),
             queue,
             landings: Landings::default(),
             uploads: Uploads::default(),
@@ -437,6 +442,9 @@ impl Gatherer {
     /// Lets go of buffers that lists have used: before memory is taken for what lasts. They may have been
     /// those of a model, or of a cache, that is gone.
     pub(super) fn forget_seen(self: &Arc<Self>) {
+        if !self.has_seen.swap(false, Ordering::AcqRel) {
+            return;
+        }
         let this = self.clone();
         self.server.submit(move |_| lock(&this.encoder).forget_seen());
     }
@@ -515,16 +523,17 @@ impl Gatherer {
         let this = self.clone();
         self.server.submit(move |server| {
             flush(server);
-            let Part { written, .. } = &part;
             let mut recorded = later.recorded();
-            recorded.written.extend(written.clone());
             // It may have been told to run already.
-            if later.is_given_up() {
-                this.write_all(server, &mut recorded.written);
-            } else {
+            let is_given_up = later.is_given_up();
+            if !is_given_up {
                 let commands = recorded.commands.get_or_insert_with(|| Commands::new(&this.queue));
                 lock(&this.encoder).record(server, &part, commands);
                 recorded.launches.extend(part.launches);
+            }
+            recorded.written.extend(part.written);
+            if is_given_up {
+                this.write_all(server, &mut recorded.written);
             }
         });
         self.server.flush_queue();

@@ -187,9 +187,9 @@ impl Encoder {
     /// Lets go of buffers that it has seen.
     pub(super) fn forget_seen(&mut self) {
         match self {
-            Self::Tracked(encoder) => encoder.forget_seen(),
+            Self::Tracked(encoder) => encoder.groups.forget_seen(),
             #[cfg(not(target_os = "macos"))]
-            Self::Vulkan(encoder) => encoder.forget_seen(),
+            Self::Vulkan(encoder) => encoder.groups.forget_seen(),
         }
     }
 

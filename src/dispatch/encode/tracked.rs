@@ -10,7 +10,7 @@ use crate::dispatch::{gather::Part, groups::Groups, places::Place, queue::Queue,
 /// Encodes for one device.
 pub(in crate::dispatch) struct Encoder {
     queue: Queue,
-    groups: Groups<BindGroup>,
+    pub(super) groups: Groups<BindGroup>,
 }
 
 impl Encoder {
@@ -36,10 +36,6 @@ impl Encoder {
                 .map(|pipeline| ComputePipeline::clone(&pipeline))
                 .map_err(|error| error.to_string()),
         }
-    }
-
-    pub(super) fn forget_seen(&mut self) {
-        self.groups.forget_seen();
     }
 
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {

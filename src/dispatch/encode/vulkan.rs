@@ -108,7 +108,7 @@ impl Drop for Group {
 /// Encodes for one device.
 pub(in crate::dispatch) struct Encoder {
     queue: Queue,
-    groups: Groups<Group>,
+    pub(super) groups: Groups<Group>,
     /// Does nothing with one buffer.
     idle: wgpu::ComputePipeline,
     /// What wgpu knows to be initialised.
@@ -238,10 +238,6 @@ impl Encoder {
         self.overlaps
     }
 
-    pub(super) fn forget_seen(&mut self) {
-        self.groups.forget_seen();
-    }
-
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
         let Part { clear, written, first, launches } = part;
         let clear = clear.as_ref().and_then(|binding| find(server, binding));
@@ -327,7 +323,7 @@ struct Written {
 /// Where a buffer of a list is that is not bound as such.
 fn find(server: &mut WgpuServer, binding: &Binding) -> Option<Place> {
     let place = Places::new(server).find(binding);
-    place.inspect_err(|error| tracing::error!(error, "not written")).ok()
+    place.inspect_err(|error| tracing::error!(error, "neither cleared nor written")).ok()
 }
 
 fn storage(binding: u32) -> BindGroupLayoutEntry {
@@ -495,13 +491,26 @@ unsafe fn begin(
         if let Some(Written { place, from, bytes }) = written
             && let (Some(from), Some(to)) = (from.buffer(), place.buffer.as_hal::<Vulkan>())
         {
-            let (src_offset, dst_offset, size) = (0, place.offset, *bytes);
-            let copy = hal::BufferCopy { src_offset, dst_offset, size };
-            encoder.copy_buffer_to_buffer(from, &to, std::iter::once(copy));
+            copy(encoder, (from, 0), (&to, place.offset), *bytes);
         }
         barrier(commands, BEFORE, USES);
     }
     *hazards = Some(Hazards::default());
+}
+
+/// Copies between places of buffers.
+///
+/// # Safety
+/// As [`record`].
+unsafe fn copy(
+    encoder: &mut vulkan::CommandEncoder,
+    (from, src_offset): (&vulkan::Buffer, u64),
+    (to, dst_offset): (&vulkan::Buffer, u64),
+    size: BufferSize,
+) {
+    let copy = hal::BufferCopy { src_offset, dst_offset, size };
+    // SAFETY: as the caller says.
+    unsafe { encoder.copy_buffer_to_buffer(from, to, std::iter::once(copy)) };
 }
 
 /// # Safety
@@ -519,9 +528,7 @@ unsafe fn end(
             if let (Landing::Mapped(memory), Some(size)) = (to.landing(), BufferSize::new(to.bytes))
                 && let (Some(from), Some(to)) = (place.buffer.as_hal::<Vulkan>(), memory.buffer())
             {
-                let (src_offset, dst_offset) = (place.offset, 0);
-                let copy = hal::BufferCopy { src_offset, dst_offset, size };
-                encoder.copy_buffer_to_buffer(&from, to, std::iter::once(copy));
+                copy(encoder, (&from, place.offset), (to, 0), size);
             }
         }
         if !copies.is_empty() {
