@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+};
 
 use burn::tensor::{DType, Tensor, TensorData};
 use metal_candle::{
@@ -17,7 +20,11 @@ use metal_candle::{
 use support::{fixture, on_both};
 
 fn load<B: Backend>(dtype: DType, device: &B::Device) -> Arc<dyn CausalLm<B>> {
-    let checkpoint = Checkpoint::open(&fixture("models/shakespeare-llama")).expect("fixture");
+    load_from("models/shakespeare-llama", dtype, device)
+}
+
+fn load_from<B: Backend>(path: &str, dtype: DType, device: &B::Device) -> Arc<dyn CausalLm<B>> {
+    let checkpoint = Checkpoint::open(&fixture(path)).expect("fixture");
     let options = LoadOptions { dtype, ..LoadOptions::default() };
     models::load::<B>(&checkpoint, options, device).expect("loads").into()
 }
@@ -190,5 +197,26 @@ fn generation_ends_where_it_should() {
         let at = wanted.tokens.iter().position(|token| *token == stop).expect("it is there");
         let some = greedy(&*model, vec![stop]).expect("generates");
         assert_eq!(some.tokens, wanted.tokens[..=at]);
+    });
+}
+
+/// Each of them is the first to launch a kernel, as far as it knows. (No other test here has kernels for this
+/// format.)
+#[test]
+fn threads_that_begin_together_share_kernels() {
+    const THREADS: usize = 4;
+    on_both(|device| {
+        let model = load_from::<Wgpu>("reference/gguf/models/qwen2-q4_0.gguf", DType::F32, device);
+        let begin = Barrier::new(THREADS);
+        let generated = || {
+            begin.wait();
+            greedy(&*model, Vec::new()).expect("generates").tokens
+        };
+        let all: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(generated)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let alone = greedy(&*model, Vec::new()).expect("generates").tokens;
+        assert_eq!(all, vec![alone; THREADS]);
     });
 }

@@ -110,16 +110,17 @@ impl Pipelines {
         Some(found.map_err(|refusal| refusal.clone()))
     }
 
-    /// Remembers what became of a kernel for all sizes.
+    /// Remembers what became of a kernel for all sizes. Threads that need it at the same time each have it
+    /// compiled: all of them take the first one, for bind groups of one pipeline are not those of another.
     pub(super) fn insert(
         &self,
         name: &'static str,
         compiled: Result<Pipeline, LaunchError>,
     ) -> Result<Arc<Pipeline>, LaunchError> {
-        let compiled = compiled.map(Arc::new);
-        let known = compiled.clone().map(|any| Known { any, sized: Vec::new() });
-        self.lock().insert(name, known);
-        compiled
+        let new = || compiled.map(|any| Known { any: Arc::new(any), sized: Vec::new() });
+        let mut all = self.lock();
+        let known = all.entry(name).or_insert_with(new);
+        known.as_ref().map(|known| known.any.clone()).map_err(Clone::clone)
     }
 
     /// Remembers a kernel for some sizes.
