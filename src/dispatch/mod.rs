@@ -12,6 +12,7 @@ pub mod choose;
 mod client;
 mod device;
 mod encode;
+mod exit;
 mod fresh;
 pub mod gather;
 mod groups;

@@ -7,6 +7,8 @@ use std::{
 
 use cubecl::wgpu::{AutoCompiler, WgpuDevice};
 
+use super::exit;
+
 /// Kernel launches that are gathered before they are submitted. Encoding them takes the host longer
 /// than running them takes a large GPU, so that it is best to have it begin early: a 1B-shaped model
 /// in f16 on an H200 decodes 201 tokens/s with 512, where a step is one submission, 309 with 64, 353
@@ -35,6 +37,12 @@ static OPEN: Mutex<Option<HashMap<WgpuDevice, Queue>>> = Mutex::new(None);
 pub fn register(device: WgpuDevice, queue: Queue) {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.get_or_insert_default().insert(device, queue);
+    exit::prepare();
+}
+
+/// All devices that are open, which are not to be found any more: when the program ends.
+pub(super) fn take_all() -> HashMap<WgpuDevice, Queue> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
 }
 
 /// The handles of a device that was opened by this crate.
