@@ -43,7 +43,9 @@ fn leave_all() {
     let (all_left, left) = mpsc::channel();
     let leaving = thread::Builder::new().spawn(move || {
         let until = Instant::now() + LIMIT;
-        open.iter().for_each(|(device, queue)| leave_one(device, queue, until));
+        for (device, queue) in &open {
+            leave_one(device, queue, until);
+        }
         all_left.send(())
     });
     if leaving.is_ok() {
