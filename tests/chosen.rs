@@ -63,6 +63,15 @@ fn prompted(
 
 /// That the device chooses what the host would, until the cache is full.
 fn goes_on(model: &dyn CausalLm<Wgpu>, what: &str) -> Vec<Vec<Vec<u32>>> {
+    let one = goes_on_by(model, 1, what);
+    for steps in [2, 5] {
+        assert_eq!(goes_on_by(model, steps, what), one, "{what}, {steps} steps at once");
+    }
+    one
+}
+
+/// The same with so many steps in a list.
+fn goes_on_by(model: &dyn CausalLm<Wgpu>, steps: usize, what: &str) -> Vec<Vec<Vec<u32>>> {
     let prompt = [vec![3, 1, 4]];
     let mut cache = model.new_cache(&[0], 20);
     let mut wanted = vec![by_host(model, &prompt, &mut cache)];
@@ -72,18 +81,25 @@ fn goes_on(model: &dyn CausalLm<Wgpu>, what: &str) -> Vec<Vec<Vec<u32>>> {
     }
     let bytes = cache.bytes_written();
 
-    let (mut cache, mut chosen) = prompted(model, &prompt, 20);
+    let (mut cache, chosen) = prompted(model, &prompt, 20);
     let mut got: Vec<Vec<Vec<u32>>> = Vec::new();
-    loop {
-        let mut next = None;
-        let read = Wgpu::read_chosen(&chosen, || {
-            next = model.choose_next(&chosen, &mut cache, Deltas::NONE);
+    let mut list = vec![chosen];
+    let (mut lists, mut listed) = (0, 1);
+    while let Some(last) = list.last() {
+        let mut next = Vec::new();
+        let read = Wgpu::read_chosen(&list[0], || {
+            next = model.choose_next(last, steps, &mut cache, Deltas::NONE);
         });
-        got.push(read.expect("read").iter().map(|(id, _)| vec![*id]).collect());
-        let Some(next) = next else { break };
-        assert_eq!(cache.len(), 3 + got.len());
-        chosen = next;
+        listed += next.len();
+        assert_eq!(cache.len(), 2 + listed);
+        let rest = list[1..].iter().map(|chosen| Wgpu::read_chosen(chosen, || ()));
+        for read in std::iter::once(read).chain(rest) {
+            got.push(read.expect("read").iter().map(|(id, _)| vec![*id]).collect());
+        }
+        lists += 1;
+        list = next;
     }
+    assert_eq!(lists, 1 + 17usize.div_ceil(steps), "{what}");
     assert_eq!(got, wanted, "{what}");
     assert_eq!((cache.len(), cache.bytes_written()), (20, bytes));
     got
@@ -116,7 +132,7 @@ fn where_it_cannot_go_on_the_cache_is_as_it_was() {
         let prompts = [vec![3, 1, 4], vec![1, 5, 9]];
         let (mut cache, chosen) = prompted(&*model, &prompts, 8);
         let bytes = cache.bytes_written();
-        assert!(model.choose_next(&chosen, &mut cache, Deltas::NONE).is_none());
+        assert!(model.choose_next(&chosen, 2, &mut cache, Deltas::NONE).is_empty());
         assert_eq!((cache.len(), cache.bytes_written()), (3, bytes));
         let pairs = Wgpu::read_chosen(&chosen, || ()).expect("read");
         let mut tokens: Vec<Vec<u32>> = pairs.iter().map(|(id, _)| vec![*id]).collect();
@@ -137,9 +153,10 @@ fn a_step_too_many_is_taken_back() {
         let prompt = [vec![1, 2, 3]];
         let mut copy = model.new_cache(&[0], 12);
         let (mut cache, chosen) = prompted(&*model, &prompt, 12);
-        let next = model.choose_next(&chosen, &mut cache, Deltas::NONE).expect("goes on");
+        let next = model.choose_next(&chosen, 3, &mut cache, Deltas::NONE);
+        assert_eq!((next.len(), cache.len()), (3, 6));
         drop(next);
-        // Neither that token nor the next one is wanted.
+        // Neither that token nor the next ones are wanted.
         cache.truncate(3);
         by_host(&*model, &prompt, &mut copy);
         for tokens in [[vec![7]], [vec![8]]] {
@@ -150,7 +167,7 @@ fn a_step_too_many_is_taken_back() {
         // Of as many sequences as the cache has.
         let two = Tensor::from_data(TensorData::new(vec![1.0f32; 8], [2, 4]), device);
         let two = Wgpu::likeliest(&two).expect("a kernel");
-        assert!(model.choose_next(&two, &mut cache, Deltas::NONE).is_none());
+        assert!(model.choose_next(&two, 1, &mut cache, Deltas::NONE).is_empty());
         assert_eq!(cache.len(), 5);
     });
 }

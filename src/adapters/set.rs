@@ -191,9 +191,10 @@ impl<B: Backend> CausalLm<B> for Adapted<B> {
     fn choose_next(
         &self,
         tokens: &Chosen<B>,
+        steps: usize,
         cache: &mut Cache<B>,
         deltas: Deltas<'_, B>,
-    ) -> Option<Chosen<B>> {
-        self.model.choose_next(tokens, cache, self.or_these(deltas))
+    ) -> Vec<Chosen<B>> {
+        self.model.choose_next(tokens, steps, cache, self.or_these(deltas))
     }
 }

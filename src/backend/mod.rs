@@ -273,7 +273,8 @@ pub trait Backend: burn::tensor::backend::Backend {
     /// As [`gather`](Self::gather), of a step whose tokens the device has chosen and the host need not know
     /// yet: `work` computes with any ids, and what it gives holds its values for the true ones. `None`
     /// where a device cannot go on by itself, or when `work` gives nothing; `work` may have run by then, but
-    /// nothing of it was launched.
+    /// nothing of it was launched. Called by `work` itself, for what it has the device choose, it adds the step
+    /// behind; where one gives nothing, `work` must give nothing either.
     fn follow<T>(
         _device: &Self::Device,
         _tokens: &Chosen<Self>,

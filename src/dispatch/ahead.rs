@@ -1,7 +1,7 @@
 //! Lists that are encoded before it is known which tokens they are for, while the device is busy with
 //! the step before. When the tokens are known, all that is left is to write them to a buffer and to
 //! submit what was encoded. Or the device itself chooses the tokens in the step before: then they are
-//! where such a list looks for them, and it is submitted at once.
+//! where such a list looks for them, and it is submitted at once. Several steps may follow one another in it.
 //!
 //! Such a list takes buffers of its thread's pool as if it had been run. So whatever else that thread
 //! lists before it is run might lie in the same ones, and it is given up then ([`settle`]). Kernels that
@@ -10,7 +10,7 @@
 use std::{
     cell::RefCell,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     thread::{self, ThreadId},
@@ -30,14 +30,19 @@ const WAITING: u8 = 0;
 const RUN: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
+/// The ids of a step: where they are, and how many.
+struct Ids {
+    /// Where the device puts them.
+    chosen: Option<(Handle, usize)>,
+    /// Once launches have taken them.
+    taken: Option<(Handle, usize)>,
+}
+
 /// A list that waits for ids.
 pub(super) struct Later {
     thread: ThreadId,
     state: AtomicU8,
-    /// Where the ids will be, and how many: once the list has taken them.
-    ids: OnceLock<(Handle, usize)>,
-    /// The same, where the device puts them.
-    chosen: Option<(Handle, usize)>,
+    ids: Mutex<Ids>,
     recorded: Mutex<Recorded>,
     /// What is read back behind its launches.
     copies: Mutex<Vec<(Handle, Arc<ReadBack>)>>,
@@ -74,8 +79,7 @@ impl Later {
         Arc::new(Self {
             thread: thread::current().id(),
             state: AtomicU8::new(WAITING),
-            ids: OnceLock::new(),
-            chosen,
+            ids: Mutex::new(Ids { chosen, taken: None }),
             recorded: Mutex::default(),
             copies: Mutex::default(),
         })
@@ -87,11 +91,32 @@ impl Later {
     }
 
     /// The buffer of so many ids, which `make` makes at the first time, unless they are in one. All of a
-    /// list are the same ones.
+    /// step are the same ones.
     pub(super) fn ids(&self, count: usize, make: impl FnOnce() -> Handle) -> Option<Handle> {
-        let first = || self.chosen.clone().unwrap_or_else(|| (make(), count));
-        let (handle, known) = self.ids.get_or_init(first);
+        let Ids { chosen, taken } = &mut *self.lock_ids();
+        let first = || chosen.clone().unwrap_or_else(|| (make(), count));
+        let (handle, known) = taken.get_or_insert_with(first);
         (*known == count).then(|| handle.clone())
+    }
+
+    /// Where those are that launches have taken, and how many.
+    fn taken(&self) -> Option<(Handle, usize)> {
+        self.lock_ids().taken.clone()
+    }
+
+    /// Another step follows in the same list, with so many ids from a buffer; `false` where this one has taken
+    /// none, or those of the host.
+    pub(super) fn goes_on(&self, with: (Handle, usize)) -> bool {
+        let Ids { chosen, taken } = &mut *self.lock_ids();
+        if chosen.is_none() || taken.take().is_none() {
+            return false;
+        }
+        *chosen = Some(with);
+        true
+    }
+
+    fn lock_ids(&self) -> MutexGuard<'_, Ids> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_given_up(&self) -> bool {
@@ -138,20 +163,20 @@ pub struct Ahead {
 impl Ahead {
     /// What was listed; `None` when nothing in it takes ids.
     pub(super) fn new(gatherer: &Arc<Gatherer>, later: &Arc<Later>) -> Option<Self> {
-        later.ids.get()?;
+        later.taken()?;
         Some(Self { gatherer: gatherer.clone(), later: later.clone() })
     }
 
     /// Submits it with these ids, as many as were listed; `false` when it was given up.
     #[must_use]
     pub fn run(self, ids: &[u32]) -> bool {
-        let Some((handle, count)) = self.later.ids.get() else { return false };
-        let fits = *count == ids.len() && thread::current().id() == self.later.thread;
+        let Some((handle, count)) = self.later.taken() else { return false };
+        let fits = count == ids.len() && thread::current().id() == self.later.thread;
         if !fits || !self.later.leave(RUN) {
             return false;
         }
         let ids = bytemuck::cast_slice(ids).to_vec();
-        self.gatherer.run(&self.later, Some((handle.clone(), ids)));
+        self.gatherer.run(&self.later, Some((handle, ids)));
         true
     }
 

@@ -99,6 +99,8 @@ struct Open {
     launches: Vec<Listed>,
     /// That were handed over.
     handed_over: usize,
+    /// That were before the step at hand.
+    before: usize,
     fresh: Fresh,
     /// Parameters that it has written.
     params: Vec<(Vec<u32>, Handle)>,
@@ -109,8 +111,9 @@ struct Open {
 }
 
 impl Open {
+    /// Whether the step at hand has some.
     fn has_launches(&self) -> bool {
-        self.handed_over > 0 || !self.launches.is_empty()
+        self.handed_over > self.before || !self.launches.is_empty()
     }
 }
 
@@ -232,12 +235,17 @@ impl Gatherer {
 
     /// Runs `work` with a list open on this thread that takes so many ids from a buffer, and submits it as
     /// a whole. `None` within another list, when `work` gives nothing, or when it did more than to list
-    /// launches on ids: nothing is submitted then.
+    /// launches on ids: nothing is submitted then. Within such a list it is the next step of it, and is
+    /// submitted, or not, with all of it.
     pub(super) fn follow<T>(
         self: &Arc<Self>,
         ids: (Handle, usize),
         work: impl FnOnce() -> Option<T>,
     ) -> Option<T> {
+        if self.is_open() {
+            let later = self.go_on(ids)?;
+            return work().filter(|_| !later.is_given_up());
+        }
         let (made, listed) = self.list_later(&Later::new(Some(ids)), work)?;
         made.filter(|_| listed.follow())
     }
@@ -258,6 +266,22 @@ impl Gatherer {
         Some((made, listed?))
     }
 
+    /// Has another step follow in the open list, which takes so many ids from a buffer, if it is one of those.
+    fn go_on(self: &Arc<Self>, ids: (Handle, usize)) -> Option<Arc<Later>> {
+        let later = OPEN.with_borrow(|open| open.as_ref()?.later.clone())?;
+        if !later.goes_on(ids) {
+            return None;
+        }
+        // What this step writes comes behind what is listed already.
+        hand_over();
+        OPEN.with_borrow_mut(|open| {
+            let open = open.as_mut()?;
+            open.before = open.handed_over;
+            open.number = self.lists.fetch_add(1, Ordering::Relaxed);
+            Some(later)
+        })
+    }
+
     /// Opens a list, unless one is open.
     fn open(self: &Arc<Self>, later: Option<Arc<Later>>) -> Option<Close> {
         if OPEN.with_borrow(Option::is_some) {
@@ -270,6 +294,7 @@ impl Gatherer {
             written: Written::default(),
             launches: Vec::new(),
             handed_over: 0,
+            before: 0,
             fresh: Fresh::new(self.address()),
             params: Vec::new(),
             full: FIRST_LAUNCHES,
@@ -322,8 +347,8 @@ impl Gatherer {
         Ok(())
     }
 
-    /// A buffer that the open list fills with a few words before its first launch, if that is still to come
-    /// and there is room: a launch that is listed already may write what lies there.
+    /// A buffer that the open list fills with a few words before the first launch of its step, if that is still
+    /// to come and there is room: a launch that is listed already may write what lies there.
     pub(super) fn written(&self, client: &Client, bytes: &[u8]) -> Option<Handle> {
         let block = || self.buffer(client, written::BLOCK_BYTES);
         OPEN.with_borrow_mut(|open| {

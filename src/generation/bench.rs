@@ -90,7 +90,7 @@ pub fn time<B: Backend>(
             let mut generated = Tokens::behind(model, cache, &ids[..tokens.min(1)], sampler);
             start = Instant::now();
             for i in 1..=tokens {
-                generated.next(&[], i < tokens)?;
+                generated.next(&[], tokens - i)?;
             }
         }
     }

@@ -143,8 +143,8 @@ pub fn generate<B: Backend>(
     let mut history = prompt.to_vec();
     let mut stop = StopReason::Length;
     while history.len() < prompt.len() + max_tokens {
-        let goes_on = history.len() + 1 < prompt.len() + max_tokens;
-        let token = tokens.next(&history, goes_on)?;
+        let more = prompt.len() + max_tokens - history.len() - 1;
+        let token = tokens.next(&history, more)?;
         if history.len() == prompt.len() {
             timings.prefill = start.elapsed();
         }

@@ -16,6 +16,7 @@
 
 pub mod bench;
 mod generate;
+mod pace;
 mod sampling;
 mod stop;
 mod stream;

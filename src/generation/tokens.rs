@@ -2,11 +2,13 @@
 //!
 //! Where nothing but the largest logit counts, a device may choose by itself. It then goes on with the
 //! next step while the host still reads the token; a step that turns out not to be wanted is forgotten
-//! with the cache.
+//! with the cache. Where steps are short, several are handed over together ([`Pace`]).
+
+use std::collections::VecDeque;
 
 use burn::tensor::Tensor;
 
-use super::{GenerateError, Sampler};
+use super::{GenerateError, Sampler, pace::Pace};
 use crate::{
     backend::{Backend, Chosen},
     models::{BatchError, Cache, CausalLm, LogitRows, TokenBatch},
@@ -22,8 +24,8 @@ pub(super) const PART: usize = 2048;
 enum Next<B: Backend> {
     /// Tokens that the model has not seen.
     Run(Vec<u32>),
-    /// What the device is choosing.
-    Chosen(Chosen<B>),
+    /// What the device is choosing, by one list of steps or two.
+    Chosen(VecDeque<Chosen<B>>),
 }
 
 /// The tokens that follow a prompt.
@@ -33,6 +35,7 @@ pub(super) struct Tokens<'m, B: Backend> {
     cache: Cache<B>,
     sampler: Sampler,
     next: Next<B>,
+    pace: Pace,
 }
 
 impl<'m, B: Backend> Tokens<'m, B> {
@@ -53,36 +56,45 @@ impl<'m, B: Backend> Tokens<'m, B> {
         prompt: &[u32],
         sampler: Sampler,
     ) -> Self {
-        Self { model, cache, sampler, next: Next::Run(prompt.to_vec()) }
+        let (next, pace) = (Next::Run(prompt.to_vec()), Pace::default());
+        Self { model, cache, sampler, next, pace }
     }
 
-    /// The next token, after the prompt and all tokens so far (`history`). With `goes_on`, another one is
-    /// likely to be wanted.
-    pub(super) fn next(&mut self, history: &[u32], goes_on: bool) -> Result<u32, GenerateError> {
+    /// The next token, after the prompt and all tokens so far (`history`), behind which so many more are likely
+    /// to be wanted.
+    pub(super) fn next(&mut self, history: &[u32], more: usize) -> Result<u32, GenerateError> {
         let tokens = match std::mem::replace(&mut self.next, Next::Run(Vec::new())) {
-            Next::Chosen(chosen) => return self.read(&chosen, goes_on),
+            Next::Chosen(chosen) => return self.read(chosen, more),
             Next::Run(tokens) => tokens,
         };
         let logits = last_logits(self.model, &tokens, &mut self.cache)?;
         let is_largest = self.sampler.takes_the_largest();
         match is_largest.then(|| B::likeliest(&logits)).flatten() {
-            Some(chosen) => self.read(&chosen, goes_on),
-            None => self.sample(logits, history, goes_on),
+            Some(chosen) => {
+                self.pace = Pace::default();
+                self.read(VecDeque::from([chosen]), more)
+            }
+            None => self.sample(logits, history, more > 0),
         }
     }
 
-    /// The token that the device has chosen, which goes on meanwhile.
-    fn read(&mut self, chosen: &Chosen<B>, goes_on: bool) -> Result<u32, GenerateError> {
-        let mut following = None;
+    /// The first of the tokens that the device is choosing, which goes on meanwhile.
+    fn read(&mut self, mut chosen: VecDeque<Chosen<B>>, more: usize) -> Result<u32, GenerateError> {
+        let first = chosen.pop_front().ok_or(BatchError::Empty { row: 0 })?;
+        let steps = self.pace.steps(chosen.len(), more);
         let go_on = || {
-            if goes_on {
-                following = self.model.choose_next(chosen, &mut self.cache, Deltas::NONE);
+            if steps > 0 {
+                let last = chosen.back().unwrap_or(&first);
+                let next = self.model.choose_next(last, steps, &mut self.cache, Deltas::NONE);
+                self.pace.handed_over(next.len());
+                chosen.extend(next);
             }
         };
-        let read = B::read_chosen(chosen, go_on).map_err(GenerateError::Device)?;
+        let read = B::read_chosen(&first, go_on).map_err(GenerateError::Device)?;
+        self.pace.read();
         let &(token, logit) = read.first().ok_or(BatchError::Empty { row: 0 })?;
         Sampler::check_largest(token, logit, self.model.config().vocabulary)?;
-        self.next = following.map_or_else(|| Next::Run(vec![token]), Next::Chosen);
+        self.next = if chosen.is_empty() { Next::Run(vec![token]) } else { Next::Chosen(chosen) };
         Ok(token)
     }
 

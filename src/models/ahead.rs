@@ -41,20 +41,35 @@ impl<B: Backend> Cache<B> {
         }
     }
 
-    /// Runs the next step as `work` does it, with the tokens that the device has chosen; where it cannot, it
-    /// is not asked again, and the cache is as it was.
-    pub(super) fn follow<T>(
+    /// Runs so many steps (or as many as there is room for) as `work` does each, with the tokens that the device
+    /// has chosen, and then with those that it chooses; where it cannot, it is not asked again, and the cache is as
+    /// it was.
+    pub(super) fn follow(
         &mut self,
         tokens: &Chosen<B>,
+        steps: usize,
         device: &B::Device,
-        work: impl FnOnce(&mut Self) -> Option<T>,
-    ) -> Option<T> {
-        let made = self.one_more(|cache| B::follow(device, tokens, || work(cache)));
-        made.map(|(made, _)| made)
+        work: impl Fn(&mut Self) -> Option<Chosen<B>>,
+    ) -> Vec<Chosen<B>> {
+        let steps = steps.min(self.capacity() - self.len());
+        if steps == 0 {
+            return Vec::new();
+        }
+        let made = self.one_more(|cache| {
+            B::follow(device, tokens, || {
+                let mut made = vec![work(cache)?];
+                while made.len() < steps {
+                    let next = B::follow(device, made.last()?, || work(cache))?;
+                    made.push(next);
+                }
+                Some(made)
+            })
+        });
+        made.map_or_else(Vec::new, |(made, _)| made)
     }
 
-    /// What `step` makes of one more position, if there is room for it, and what the layers' caches count as
-    /// written by it. Where it makes nothing, the cache is as it was, and is not asked again.
+    /// What `step` makes of one more position (or several), if there is room for it, and what the layers' caches
+    /// count as written by it. Where it makes nothing, the cache is as it was, and is not asked again.
     fn one_more<T>(&mut self, step: impl FnOnce(&mut Self) -> Option<T>) -> Option<(T, u64)> {
         self.forget_next();
         if self.len() == self.capacity() {

@@ -104,11 +104,13 @@ impl<B: Backend> CausalLm<B> for LanguageModel<B> {
     fn choose_next(
         &self,
         tokens: &Chosen<B>,
+        steps: usize,
         cache: &mut Cache<B>,
         deltas: Deltas<'_, B>,
-    ) -> Option<Chosen<B>> {
-        let step = self.next_step(cache, deltas).filter(|_| tokens.rows() == cache.batch())?;
-        cache.follow(tokens, self.device(), |cache| {
+    ) -> Vec<Chosen<B>> {
+        let step = self.next_step(cache, deltas).filter(|_| tokens.rows() == cache.batch());
+        let Some(step) = step else { return Vec::new() };
+        cache.follow(tokens, steps, self.device(), |cache| {
             let logits = step.logits(self, cache).ok()?;
             B::likeliest(&logits)
         })

@@ -204,16 +204,18 @@ pub trait CausalLm<B: Backend>: Send + Sync + std::fmt::Debug {
     /// everybody else the cache is as before.
     fn look_ahead(&self, _cache: &mut Cache<B>, _deltas: Deltas<'_, B>) {}
 
-    /// Runs the token of each sequence that the device has chosen, and has it choose again: to be called
-    /// while the host still waits for the former ([`Backend::read_chosen`]). `None` where the device cannot
-    /// go on by itself; the cache is then as it was.
+    /// Runs the token of each sequence that the device has chosen, and has it choose again, so many times: to
+    /// be called while the host still waits for the former ([`Backend::read_chosen`]). These steps are handed
+    /// over together, and what they choose is there when all of them are done. Fewer when the cache is full
+    /// then; none where the device cannot go on by itself, and the cache is as it was.
     fn choose_next(
         &self,
         _tokens: &Chosen<B>,
+        _steps: usize,
         _cache: &mut Cache<B>,
         _deltas: Deltas<'_, B>,
-    ) -> Option<Chosen<B>> {
-        None
+    ) -> Vec<Chosen<B>> {
+        Vec::new()
     }
 
     /// An empty cache for sequences with this left padding each (one entry a sequence).

@@ -1,11 +1,20 @@
 //! Lists through wgpu's own encoder, which checks every command and sets the barriers.
 
-use cubecl::{server::KernelArguments, wgpu::WgpuServer};
+use cubecl::{
+    server::{Binding, KernelArguments},
+    wgpu::WgpuServer,
+};
 use cubecl_common::future::block_on;
-use wgpu::{BindGroup, ComputePipeline};
+use wgpu::{BindGroup, BufferDescriptor, BufferUsages, ComputePipeline};
 
 use super::{Commands, MODE};
-use crate::dispatch::{gather::Part, groups::Groups, places::Place, queue::Queue, task::Task};
+use crate::dispatch::{
+    gather::Part,
+    groups::Groups,
+    places::{Place, Places},
+    queue::Queue,
+    task::Task,
+};
 
 /// Encodes for one device.
 pub(in crate::dispatch) struct Encoder {
@@ -42,7 +51,7 @@ impl Encoder {
         // Nothing here waits for anything, so that nothing has to be cleared.
         let Part { written, first, launches, .. } = part;
         if let Some((to, bytes)) = written
-            && let Err(error) = super::write(&self.queue, server, to, bytes)
+            && let Err(error) = self.write(server, to, bytes, commands)
         {
             tracing::error!(error, "not written");
         }
@@ -59,6 +68,30 @@ impl Encoder {
             pass.set_bind_group(0, &**group, &[]);
             pass.dispatch_workgroups(launch.cubes[0], launch.cubes[1], 1);
         }
+    }
+}
+
+impl Encoder {
+    /// Writes whole words behind the commands so far. (The queue would write them before all of these.)
+    fn write(
+        &self,
+        server: &mut WgpuServer,
+        to: &Binding,
+        bytes: &[u8],
+        commands: &mut Commands,
+    ) -> Result<(), String> {
+        let to = Places::new(server).find(to)?;
+        let size = bytes.len() as u64;
+        let from = self.queue.device.create_buffer(&BufferDescriptor {
+            label: None,
+            size,
+            usage: BufferUsages::COPY_SRC,
+            mapped_at_creation: true,
+        });
+        from.slice(..).get_mapped_range_mut().copy_from_slice(bytes);
+        from.unmap();
+        commands.encoder.copy_buffer_to_buffer(&from, 0, &to.buffer, to.offset, size);
+        Ok(())
     }
 }
 
