@@ -16,13 +16,14 @@ use std::{
     thread::{self, ThreadId},
 };
 
-use cubecl::server::{Binding, Handle};
+use cubecl::server::Handle;
 
 use super::{
     cells,
     encode::Commands,
     gather::{Gatherer, Listed},
     read_back::ReadBack,
+    written::Words,
 };
 
 /// What becomes of a list.
@@ -55,7 +56,7 @@ pub(super) struct Recorded {
     /// They keep the buffers.
     pub(super) launches: Vec<Listed>,
     /// What its commands write: to be written otherwise, should it be given up.
-    pub(super) written: Vec<(Binding, Vec<u8>)>,
+    pub(super) written: Vec<Words>,
 }
 
 thread_local! {

@@ -44,7 +44,7 @@ use super::{
     read_back::{Begun, Kind, Landings, ReadBack},
     task::Task,
     upload::Uploads,
-    written::{self, Written},
+    written::{self, Words, Written},
 };
 
 /// Launches after which a list is handed over although it is still open: the GPU begins with them
@@ -79,7 +79,7 @@ pub(super) struct Part {
     #[cfg_attr(target_os = "macos", allow(dead_code))] // nothing waits there
     pub(super) clear: Option<Binding>,
     /// What is written before them.
-    pub(super) written: Option<(Binding, Vec<u8>)>,
+    pub(super) written: Option<Words>,
     /// Launches of the list that come before them.
     pub(super) first: usize,
     pub(super) launches: Vec<Listed>,
@@ -572,9 +572,10 @@ impl Gatherer {
     }
 
     /// On the server's thread.
-    fn write_all(&self, server: &mut WgpuServer, written: &mut Vec<(Binding, Vec<u8>)>) {
-        for (to, bytes) in written.drain(..) {
-            if let Err(error) = encode::write(&self.queue, server, &to, &bytes) {
+    fn write_all(&self, server: &mut WgpuServer, written: &mut Vec<Words>) {
+        for words in written.drain(..) {
+            let (to, bytes) = (words.binding(), &words.bytes);
+            if let Err(error) = encode::write(&self.queue, server, &to, bytes) {
                 tracing::error!(error, "not written");
             }
         }

@@ -1,9 +1,6 @@
 //! Lists through wgpu's own encoder, which checks every command and sets the barriers.
 
-use cubecl::{
-    server::{Binding, KernelArguments},
-    wgpu::WgpuServer,
-};
+use cubecl::{server::KernelArguments, wgpu::WgpuServer};
 use cubecl_common::future::block_on;
 use wgpu::{BindGroup, BufferDescriptor, BufferUsages, ComputePipeline};
 
@@ -14,6 +11,7 @@ use crate::dispatch::{
     places::{Place, Places},
     queue::Queue,
     task::Task,
+    written::Words,
 };
 
 /// Encodes for one device.
@@ -50,8 +48,8 @@ impl Encoder {
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
         // Nothing here waits for anything, so that nothing has to be cleared.
         let Part { written, first, launches, .. } = part;
-        if let Some((to, bytes)) = written
-            && let Err(error) = self.write(server, to, bytes, commands)
+        if let Some(words) = written
+            && let Err(error) = self.write(server, words, commands)
         {
             tracing::error!(error, "not written");
         }
@@ -76,11 +74,10 @@ impl Encoder {
     fn write(
         &self,
         server: &mut WgpuServer,
-        to: &Binding,
-        bytes: &[u8],
+        words: &Words,
         commands: &mut Commands,
     ) -> Result<(), String> {
-        let to = Places::new(server).find(to)?;
+        let (to, bytes) = (Places::new(server).find(&words.binding())?, &words.bytes);
         let size = bytes.len() as u64;
         let from = self.queue.device.create_buffer(&BufferDescriptor {
             label: None,

@@ -241,11 +241,12 @@ impl Encoder {
     pub(super) fn record(&mut self, server: &mut WgpuServer, part: &Part, commands: &mut Commands) {
         let Part { clear, written, first, launches } = part;
         let clear = clear.as_ref().and_then(|binding| find(server, binding));
-        let written = written.as_ref().and_then(|(to, bytes)| {
-            let place = find(server, to)?;
-            let from = self.outbox.take(&self.queue.device, bytes, BLOCK_BYTES);
+        let written = written.as_ref().and_then(|words| {
+            let place = find(server, &words.block)?;
+            let from = self.outbox.take(&self.queue.device, &words.bytes, BLOCK_BYTES);
             let from = from.inspect_err(|error| tracing::error!(error, "not written")).ok()?;
-            Some(Written { place, from, bytes: BufferSize::new(bytes.len() as u64)? })
+            let (at, bytes) = (words.from as u64, BufferSize::new(words.bytes.len() as u64)?);
+            Some(Written { place, at, from, bytes })
         });
         let overlaps = self.overlaps;
         let Self { queue, groups, shown, regions, .. } = self;
@@ -315,7 +316,10 @@ impl Encoder {
 
 /// What is copied to a place before launches.
 struct Written {
+    /// The block that it is a piece of.
     place: Place,
+    /// Where it begins there.
+    at: u64,
     from: Arc<Mapped>,
     bytes: BufferSize,
 }
@@ -488,10 +492,10 @@ unsafe fn begin(
         {
             encoder.clear_buffer(&buffer, place.range());
         }
-        if let Some(Written { place, from, bytes }) = written
+        if let Some(Written { place, at, from, bytes }) = written
             && let (Some(from), Some(to)) = (from.buffer(), place.buffer.as_hal::<Vulkan>())
         {
-            copy(encoder, (from, 0), (&to, place.offset), *bytes);
+            copy(encoder, (from, 0), (&to, place.offset + at), *bytes);
         }
         barrier(commands, BEFORE, USES);
     }
