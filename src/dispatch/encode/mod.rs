@@ -189,7 +189,7 @@ impl Encoder {
         match self {
             Self::Tracked(encoder) => encoder.groups.forget_seen(),
             #[cfg(not(target_os = "macos"))]
-            Self::Vulkan(encoder) => encoder.groups.forget_seen(),
+            Self::Vulkan(encoder) => encoder.forget_seen(),
         }
     }
 

@@ -30,7 +30,7 @@ use wgpu::{
 
 use super::{
     Commands,
-    hazards::Hazards,
+    hazards::{Barriers, Launch, Since},
     mapped::{Mapped, Outbox},
 };
 use crate::dispatch::{
@@ -108,7 +108,7 @@ impl Drop for Group {
 /// Encodes for one device.
 pub(in crate::dispatch) struct Encoder {
     queue: Queue,
-    pub(super) groups: Groups<Group>,
+    groups: Groups<Group>,
     /// Does nothing with one buffer.
     idle: wgpu::ComputePipeline,
     /// What wgpu knows to be initialised.
@@ -117,6 +117,7 @@ pub(in crate::dispatch) struct Encoder {
     regions: Vec<Place>,
     /// Whether launches may wait for results themselves.
     overlaps: bool,
+    barriers: Barriers<Place>,
     /// For what lists write.
     outbox: Outbox,
 }
@@ -129,8 +130,8 @@ type Bound<'a> = (&'a Listed, Arc<Group>);
 pub(super) struct Recorded {
     /// That is used.
     groups: Vec<Arc<Group>>,
-    /// Since the last barrier, if there is something.
-    hazards: Option<Hazards>,
+    /// What has come since the last barrier, if something was recorded.
+    since: Option<Since>,
     /// What is copied from.
     outbox: Vec<Arc<Mapped>>,
     /// What is copied to the host behind all launches.
@@ -144,7 +145,7 @@ impl Recorded {
 
     /// Copies what is to be copied, and has all that comes behind wait for what was recorded.
     pub(super) fn end(&mut self, queue: &Queue, encoder: &mut wgpu::CommandEncoder) {
-        if self.hazards.take().is_none() && self.copies.is_empty() {
+        if self.since.take().is_none() && self.copies.is_empty() {
             return;
         }
         // SAFETY: the encoder is used for nothing else; who waits for a copy keeps it until it is over.
@@ -207,8 +208,10 @@ impl Encoder {
         // SAFETY: nothing is done with it.
         let is_vulkan = unsafe { queue.device.as_hal::<Vulkan>() }.is_some();
         let takes_spirv = matches!((queue.compiler)(), AutoCompiler::SpirV(_));
+        let overlaps = queue.begins_in_order && !is_set(BARRIERS_VARIABLE);
         (is_vulkan && takes_spirv).then(|| Self {
-            overlaps: queue.begins_in_order && !is_set(BARRIERS_VARIABLE),
+            overlaps,
+            barriers: Barriers::new(overlaps),
             queue: queue.clone(),
             groups: Groups::default(),
             idle: idle(&queue.device),
@@ -234,6 +237,12 @@ impl Encoder {
         }
     }
 
+    /// Lets go of buffers that it has seen.
+    pub(super) fn forget_seen(&mut self) {
+        self.groups.forget_seen();
+        self.barriers.forget();
+    }
+
     pub(super) fn overlaps(&self) -> bool {
         self.overlaps
     }
@@ -248,11 +257,13 @@ impl Encoder {
             let (at, bytes) = (words.from as u64, BufferSize::new(words.bytes.len() as u64)?);
             Some(Written { place, at, from, bytes })
         });
-        let overlaps = self.overlaps;
-        let Self { queue, groups, shown, regions, .. } = self;
+        let Self { queue, groups, shown, regions, barriers, .. } = self;
         if *first == 0
             && let Some(old) = groups.next_list()
         {
+            if !old.is_empty() {
+                barriers.forget();
+            }
             // What comes to be used is shown again.
             let old = (old, std::mem::take(shown), std::mem::take(regions));
             queue.queue.on_submitted_work_done(move || drop(old));
@@ -271,13 +282,17 @@ impl Encoder {
         self.show(fresh);
         // SAFETY: the encoder is used for nothing else; bind groups live as long as the commands, and then
         // until the device has been waited for.
+        let barriers = &mut self.barriers;
         let recorded = unsafe {
             self.queue.device.as_hal::<Vulkan>().and_then(|device| {
-                let hazards = &mut commands.past.hazards;
+                let since = &mut commands.past.since;
                 commands.encoder.as_hal_mut::<Vulkan, _, _>(|encoder| {
                     let (device, encoder) = (device.raw_device(), encoder?);
-                    begin(device, encoder, clear.as_ref(), written.as_ref(), hazards);
-                    record(device, encoder, &bound, hazards.get_or_insert_default(), overlaps);
+                    if begin(device, encoder, clear.as_ref(), written.as_ref(), since.is_none()) {
+                        *since = Some(barriers.nothing());
+                    }
+                    let since = since.get_or_insert_with(|| barriers.nothing());
+                    record(device, encoder, &bound, barriers, since);
                     Some(())
                 })
             })
@@ -466,7 +481,7 @@ fn bind(device: &wgpu::Device, pipeline: &Pipeline, places: &[Place]) -> Result<
 }
 
 /// Has a part wait for what is cleared and written before it, and the first one of a list for all that was
-/// submitted before.
+/// submitted before: whether there was something to wait for.
 ///
 /// # Safety
 /// As [`record`].
@@ -475,11 +490,11 @@ unsafe fn begin(
     encoder: &mut vulkan::CommandEncoder,
     clear: Option<&Place>,
     written: Option<&Written>,
-    hazards: &mut Option<Hazards>,
-) {
+    is_first: bool,
+) -> bool {
     let fills = clear.is_some() || written.is_some();
-    if !fills && hazards.is_some() {
-        return;
+    if !fills && !is_first {
+        return false;
     }
     // SAFETY: as the caller says; buffers are alive, for their places are.
     unsafe {
@@ -499,7 +514,7 @@ unsafe fn begin(
         }
         barrier(commands, BEFORE, USES);
     }
-    *hazards = Some(Hazards::default());
+    true
 }
 
 /// Copies between places of buffers.
@@ -547,8 +562,8 @@ unsafe fn record(
     device: &ash::Device,
     encoder: &mut vulkan::CommandEncoder,
     bound: &[Bound<'_>],
-    hazards: &mut Hazards,
-    overlaps: bool,
+    barriers: &mut Barriers<Place>,
+    since: &mut Since,
 ) {
     // SAFETY: as the caller says.
     unsafe {
@@ -557,14 +572,16 @@ unsafe fn record(
             label: None,
             timestamp_writes: None,
         });
-        for (launch, group) in bound {
-            let Group { set: Some(group), places, .. } = &**group else { continue };
+        for (launch, bound) in bound {
+            let Group { set: Some(group), places, .. } = &**bound else { continue };
             let pipeline = launch.pipeline.vulkan();
-            if hazards.need_barrier(launch, places, overlaps) {
+            let (writes, waits) = (launch.writes, &*launch.waits);
+            let of = Launch { places, writes, waits, group: Arc::as_ptr(bound).addr() };
+            let (is_needed, then) = barriers.next(*since, of);
+            if is_needed {
                 barrier(commands, WRITES, USES);
-                *hazards = Hazards::default();
             }
-            hazards.add(launch, places);
+            *since = then;
             encoder.set_compute_pipeline(&pipeline.compiled);
             encoder.set_bind_group(&pipeline.layouts.pipeline, 0, group, &[]);
             encoder.dispatch([launch.cubes[0], launch.cubes[1], 1]);
