@@ -187,7 +187,7 @@ impl Format {
         }
     }
 
-    /// The same of [`ByteCodes`].
+    /// The same of [`byte_codes`].
     pub(crate) const fn zero_of_bytes(self) -> u32 {
         // They are signed already.
         if matches!(self, Self::Q8_0) { 0 } else { self.zero() }
@@ -198,7 +198,7 @@ impl Format {
         self.is_packed() && !self.has_levels()
     }
 
-    /// Neighbours that share a factor, in [`ByteCodes`].
+    /// Neighbours that share a factor, in [`byte_codes`].
     pub(crate) const fn byte_run(self) -> usize {
         if self.runs() == 4 { 16 } else { 32 }
     }
@@ -220,7 +220,7 @@ impl Format {
 
     /// Neighbouring pieces that can be read together for less: two blocks of `Q4_0` begin at a whole
     /// word if the first one does, and two pieces of `Q4_K` share their scales. Of those that have runs,
-    /// two make neighbours as [`ByteCodes`] has them.
+    /// two make neighbours as [`byte_codes`] has them.
     pub(crate) const fn most_together(self, bytes: bool) -> usize {
         let gains = matches!(self, Self::Q4_0 | Self::Q4_K) || (bytes && self.runs() > 1);
         if gains { 2 } else { 1 }
@@ -495,19 +495,40 @@ pub(crate) fn decode(
     }
 }
 
-/// A piece whose codes stay integers.
+/// What codes that stay integers are multiplied by, and what is added for each.
 #[derive(CubeType)]
-pub(crate) struct ByteCodes {
-    /// A signed byte each, in order; [`Format::zero_of_bytes`] stands for zero.
-    pub(crate) words: Array<u32>,
+pub(crate) struct Factor {
     pub(crate) factor: f32,
     /// Meaningless where the format has none.
     pub(crate) minimum: f32,
 }
 
+/// That of the `index`-th [neighbours](Format::byte_run), see [`byte_codes`].
+#[cube]
+pub(crate) fn byte_factor(
+    words: &Array<u32>,
+    at: usize,
+    piece: usize,
+    #[comptime] first: usize,
+    #[comptime] format: Format,
+    #[comptime] together: usize,
+    #[comptime] index: usize,
+) -> Factor {
+    let read = held(words, at, 0u32.runtime(), first, format, together, index, true);
+    let mut all_factors = Array::<f32>::new(comptime!(format.runs()));
+    let mut minimums = Array::<f32>::new(comptime!(format.runs()));
+    factors(&read, piece, &mut all_factors, &mut minimums, format);
+    let run = comptime!(index % format.runs());
+    let mut minimum = 0.0f32;
+    if comptime!(format.has_minimum()) {
+        minimum = minimums[run];
+    }
+    Factor { factor: all_factors[run], minimum }
+}
+
 /// As [`decode`], without making floats of codes, and the `index`-th [neighbours](Format::byte_run) that
 /// share a factor: of formats with runs two pieces must have been read together, and they are the
-/// `index`-th run of both.
+/// `index`-th run of both. A signed byte each, in order; [`Format::zero_of_bytes`] stands for zero.
 #[cube]
 pub(crate) fn byte_codes(
     words: &Array<u32>,
@@ -517,11 +538,8 @@ pub(crate) fn byte_codes(
     #[comptime] format: Format,
     #[comptime] together: usize,
     #[comptime] index: usize,
-) -> ByteCodes {
+) -> Array<u32> {
     let read = held(words, at, 0u32.runtime(), first, format, together, index, true);
-    let mut all_factors = Array::<f32>::new(comptime!(format.runs()));
-    let mut minimums = Array::<f32>::new(comptime!(format.runs()));
-    factors(&read, piece, &mut all_factors, &mut minimums, format);
     let count = comptime!(format.byte_run() / 4);
     let mut words = Array::<u32>::new(count);
     #[unroll]
@@ -539,12 +557,7 @@ pub(crate) fn byte_codes(
             _ => code_word(&read, piece, k, format),
         };
     }
-    let run = comptime!(index % format.runs());
-    let mut minimum = 0.0f32;
-    if comptime!(format.has_minimum()) {
-        minimum = minimums[run];
-    }
-    ByteCodes { words, factor: all_factors[run], minimum }
+    words
 }
 
 /// The factor and the minimum of each run.

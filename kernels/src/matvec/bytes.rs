@@ -1,15 +1,16 @@
 //! Weights in blocks whose codes stay integers: four codes meet four values of `x` in one instruction,
 //! and the sums are exact.
 //!
-//! `x` is staged as integers: neighbours that meet a run of codes with one factor, 32 or 16, share a
-//! scale, a power of two, for which the largest of them takes 22 bits (fewer where codes have eight), so
-//! that they are as exact as f32 in a sum: 5e-7 of the largest. Each is three bytes, and a word has the
-//! same byte of four neighbours. A sum of products is made byte by byte, from the highest on:
-//! `((Σ c·high) · 256 + Σ c·middle) · 256 + Σ c·low`.
+//! `x` is staged as integers of 16 bits: neighbours that meet a run of codes with one factor, 32 or 16, share a
+//! scale, for which the largest of them is 32,600. So each is off by 1.5e-5 of the largest at most (f16, which
+//! others stage `x` in, by 5e-4 of itself, and eight bits by 4e-3 of the largest), and a product of thousands by
+//! about 1e-5. Each is two bytes, and a word has the same byte of four neighbours. A sum of products is made
+//! byte by byte: `(Σ c·high) · 256 + Σ c·low`.
 //!
 //! To set a code into a float takes one or two instructions of the half of a processor that only half of
 //! its threads have (NVIDIA, since Volta), and to multiply it one more; here two for eight codes, and
-//! three for four products.
+//! two for four products. (Three bytes are as exact as f32, and a step of a 1B-shaped model takes an H200 TODO µs
+//! longer.)
 
 use cubecl::prelude::*;
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     Format, Reduce,
-    blocks::{ByteCodes, PIECE, byte_codes},
+    blocks::{Factor, PIECE, byte_codes, byte_factor},
     common::{F4, U4, dot4},
     waits::{LOOKS, are_there, never},
 };
@@ -34,19 +35,17 @@ const LARGEST_TILE: usize = 8192;
 /// Threads of a cube that may all look for `x` at the same time.
 const LARGE_CUBE: u32 = 512;
 /// Bytes of a value of `x`.
-const BYTES: usize = 3;
+const BYTES: usize = 2;
+/// What the largest value of a run becomes: with what rounding adds it is within two signed bytes, whose largest is
+/// 127 · 256 + 127.
+const LARGEST: f32 = 32_600.0;
+/// What stands for the largest where all are 0, or as good as that: so that its inverse is a number.
+const LEAST: f32 = 1e-30;
 
 impl Format {
     /// Words of one byte of what meets a run.
     const fn byte_words(self) -> usize {
         self.byte_run() / 4
-    }
-
-    /// Bits that a value of `x` may take, without its sign, so that the products of a run fit 32 bits.
-    const fn bits_beside(self) -> u32 {
-        let fit = 31 - self.byte_run().ilog2() - self.bits();
-        // The number that rounds, see `integer`, leaves 22 bits.
-        if fit < 21 { fit } else { 21 }
     }
 }
 
@@ -78,6 +77,25 @@ impl MatVec {
     /// Of these, those whose words are read before `x` is staged.
     const fn steps_at_once(self) -> usize {
         if self.has_large_tiles() { self.steps() } else { 1 }
+    }
+
+    /// Whether factors are taken apart before `x` is there: those of formats where that takes long.
+    const fn takes_apart_early(self) -> bool {
+        self.format.block_len() > 32
+    }
+
+    /// Where the factor of a run of a row of a step is kept then, with its minimum behind it.
+    const fn early_factor(self, row: usize, index: usize) -> usize {
+        (row * self.runs_taken() + index) * (1 + self.format.has_minimum() as usize)
+    }
+
+    /// How many numbers these are.
+    const fn early_factors(self) -> usize {
+        if self.takes_apart_early() {
+            self.early_factor(self.steps_at_once() * self.rows as usize, 0)
+        } else {
+            1
+        }
     }
 
     /// Vectors of `x` that a thread stages of a tile.
@@ -112,8 +130,8 @@ fn slot_of(v: usize, #[comptime] kernel: MatVec) -> (usize, usize) {
 }
 
 /// `x · scale` to the nearest integer `n`, as `n + 0x4b40_8080`: the sum with 1.5 · 2^23 has no bits for
-/// anything smaller. `|n| <= 2^21`. As `n` is `(high · 256 + middle) · 256 + low` of *signed* bytes, these
-/// are the bytes of the result less 0x80 (low, middle) and 0x40 (high).
+/// anything smaller. As `n` is `high · 256 + low` of *signed* bytes, these are the lowest bytes of the result
+/// less 0x80.
 #[cube]
 fn integer(x: f32, scale: f32) -> u32 {
     u32::reinterpret(fma(x, scale, comptime!(12_582_912.0f32 + 32_896.0)))
@@ -219,7 +237,6 @@ fn stage(
     #[comptime] kernel: MatVec,
 ) {
     let (threads, steps) = comptime!((kernel.threads() as usize, kernel.staged()));
-    let bits = comptime!(kernel.format.bits_beside() - 1);
     #[unroll]
     for step in 0..steps {
         let v = UNIT_POS_X as usize + comptime!(step * threads);
@@ -238,15 +255,13 @@ fn stage(
             largest = max(largest, plane_shuffle_xor(largest, comptime!(1u32 << bit)));
             sum += plane_shuffle_xor(sum, comptime!(1u32 << bit));
         }
-        // Of the largest, so that it becomes 2^bits to 2^(bits + 1). What is no number shows in `sum`.
-        let exponent = max(u32::reinterpret(largest) >> 23, comptime!(bits + 1));
-        let scale = f32::reinterpret((comptime!(254 + bits) - exponent) << 23);
+        // What is no number shows in `sum`.
+        largest = max(largest, LEAST);
+        let scale = LARGEST / largest;
         let (a, b) = (integer(value[0], scale), integer(value[1], scale));
         let (c, d) = (integer(value[2], scale), integer(value[3], scale));
         let (even, odd) = (even_bytes(a, b), odd_bytes(a, b));
         let (more_even, more_odd) = (even_bytes(c, d), odd_bytes(c, d));
-        // From -0x20 to 0x20, with 0x40 added.
-        let high = ((even >> 16) | (more_even & 0xffff_0000u32)) ^ 0x4040_4040u32;
         if exists {
             let words = comptime!(kernel.format.byte_words());
             let (slot, run) = slot_of(v, kernel);
@@ -254,7 +269,6 @@ fn stage(
             let at = slot + run * comptime!(BYTES * words) + v % words;
             shared[at] = ((even & 0xffff) | (more_even << 16)) ^ 0x8080_8080u32;
             shared[at + words] = ((odd & 0xffff) | (more_odd << 16)) ^ 0x8080_8080u32;
-            shared[at + comptime!(2 * words)] = high | ((high & 0x4040_4040) << 1);
             if v % words == 0 {
                 let scales = slot + comptime!(kernel.runs_taken() * BYTES * words) + 2 * run;
                 let zero = comptime!(if kernel.format.has_minimum() {
@@ -262,7 +276,7 @@ fn stage(
                 } else {
                     kernel.format.zero_of_bytes()
                 });
-                shared[scales] = (exponent - bits) << 23;
+                shared[scales] = u32::reinterpret(largest * comptime!(1.0 / LARGEST));
                 shared[scales + 1] = u32::reinterpret(sum * f32::new(comptime!(0.0 - zero as f32)));
             }
         }
@@ -307,7 +321,7 @@ fn products(a: u32, b: u32) -> i32 {
 
 /// The product of a run and what it meets.
 #[cube]
-fn dot(run: &ByteCodes, part: &Part, #[comptime] format: Format) -> f32 {
+fn dot(codes: &Array<u32>, of: &Factor, part: &Part, #[comptime] format: Format) -> f32 {
     let words = comptime!(format.byte_words());
     let mut total = 0i32.runtime();
     #[unroll]
@@ -315,15 +329,65 @@ fn dot(run: &ByteCodes, part: &Part, #[comptime] format: Format) -> f32 {
         total <<= 8;
         #[unroll]
         for k in 0..words {
-            total += products(run.words[k], part.bytes[comptime!((2 - byte) * words + k)]);
+            total += products(codes[k], part.bytes[comptime!((BYTES - 1 - byte) * words + k)]);
         }
     }
     let sum = f32::cast_from(total);
     if comptime!(format.has_minimum()) {
-        run.factor * (sum * part.scale) + run.minimum * part.lift
+        of.factor * (sum * part.scale) + of.minimum * part.lift
     } else {
-        run.factor * fma(sum, part.scale, part.lift)
+        of.factor * fma(sum, part.scale, part.lift)
     }
+}
+
+/// Takes the factors apart of what was read at a step, before `x` is waited for: there is time then, and none
+/// behind it. Compilers would move that to where it is used; what has been with another thread they leave where
+/// it is, although here that is the thread itself.
+#[cube]
+fn take_apart(
+    early: &mut Array<f32>,
+    read: &Array<u32>,
+    starts: &Array<usize>,
+    from: usize,
+    place: usize,
+    #[comptime] step: usize,
+    #[comptime] kernel: MatVec,
+) {
+    let format = comptime!(kernel.format);
+    let (rows, words) = comptime!((kernel.rows as usize, kernel.words()));
+    let (together, pieces) = comptime!((kernel.together(), format.pieces()));
+    let itself = UNIT_POS_X % comptime!(kernel.reduce.plane().unwrap_or(1));
+    let global = from / PIECE + place * together;
+    let block = global / pieces * comptime!(format.block_bytes());
+    #[unroll]
+    for r in 0..rows {
+        let (at, into) = (starts[r] + block, comptime!((step * rows + r) * words));
+        #[unroll]
+        for index in 0..comptime!(kernel.runs_taken()) {
+            let of = byte_factor(read, at, global % pieces, into, format, together, index);
+            let place = comptime!(kernel.early_factor(step * rows + r, index));
+            early[place] = plane_shuffle(of.factor, itself);
+            if comptime!(format.has_minimum()) {
+                early[comptime!(place + 1)] = plane_shuffle(of.minimum, itself);
+            }
+        }
+    }
+}
+
+/// The factor of a run of a row that was taken apart early.
+#[cube]
+fn kept(
+    early: &Array<f32>,
+    #[comptime] row: usize,
+    #[comptime] index: usize,
+    #[comptime] kernel: MatVec,
+) -> Factor {
+    let place = comptime!(kernel.early_factor(row, index));
+    let mut minimum = 0.0f32;
+    if comptime!(kernel.format.has_minimum()) {
+        minimum = early[comptime!(place + 1)];
+    }
+    Factor { factor: early[place], minimum }
 }
 
 #[cube]
@@ -350,6 +414,7 @@ pub(super) fn product(
     let at_once = comptime!(kernel.steps_at_once());
     let mut read = Array::<u32>::new(comptime!(kernel.steps_at_once() * rows * words));
 
+    let mut early_factors = Array::<f32>::new(comptime!(kernel.early_factors()));
     let mut seen = Array::<F4>::new(comptime!(kernel.staged() * (1 + kernel.normed as usize)));
     see(&mut seen, io, 0usize, min(columns, tile), kernel);
     let mut from = 0usize.runtime();
@@ -370,6 +435,13 @@ pub(super) fn product(
                     read_place(
                         weight, wide, &starts, from, ahead, &mut read, 0usize, rows, into, kernel,
                     );
+                }
+                if comptime!(kernel.takes_apart_early()) {
+                    #[unroll]
+                    for s in 0..at_once {
+                        let ahead = min(lane + comptime!(s * threads), last);
+                        take_apart(&mut early_factors, &read, &starts, from, ahead, s, kernel);
+                    }
                 }
                 wait(&mut seen, io, from, count, kernel);
                 stage(&mut shared, &mut sums, &seen, count, kernel);
@@ -394,7 +466,12 @@ pub(super) fn product(
                         let into = comptime!((step % at_once * rows + r) * words);
                         let codes =
                             byte_codes(&read, at, global % pieces, into, format, together, index);
-                        sums[r] += dot(&codes, &part, format);
+                        let of = if comptime!(kernel.takes_apart_early() && step < at_once) {
+                            kept(&early_factors, comptime!(step * rows + r), index, kernel)
+                        } else {
+                            byte_factor(&read, at, global % pieces, into, format, together, index)
+                        };
+                        sums[r] += dot(&codes, &of, &part, format);
                     }
                 }
             }
@@ -493,7 +570,8 @@ fn multiply(
                     let into = comptime!((step * rows + r) * words);
                     let codes =
                         byte_codes(read, at, global % pieces, into, format, together, index);
-                    sums[r] += dot(&codes, &part, format);
+                    let of = byte_factor(read, at, global % pieces, into, format, together, index);
+                    sums[r] += dot(&codes, &of, &part, format);
                 }
             }
         }
