@@ -24,8 +24,7 @@ const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
 const MANY_ROWS: u32 = 65_536;
 const SOME_ROWS: u32 = 8192;
-/// Rows and columns of a matrix in 4 bits behind a norm of which a group takes four: if it has both in `Q4_0`,
-/// either in `Q4_K`.
+/// Rows and columns of a matrix in 4 bits behind a norm of which a group takes four.
 const MANY_GATES: u32 = 16_384;
 const WIDE_ROWS: u32 = 4096;
 /// Columns of a matrix of which more are to be under way, if it has rows for as many cubes as processors.
@@ -164,13 +163,15 @@ fn by_bytes(format: Format, params: &matvec::Params, reduce: Reduce) -> Option<m
     let passes = if goes_on { PASSES } else { 1 };
     let (groups, rows, reduce) = match (format, params.rows) {
         _ if low_rank || goes_on => (8, 2, reduce),
-        (Format::Q4_K, MANY_ROWS..) if normed => (8, 2, reduce),
-        (Format::Q4_0, MANY_GATES..) if normed && is_wide => (8, 4, reduce),
-        (Format::Q4_K, rows) if normed && (is_wide || rows >= MANY_GATES) => (8, 4, reduce),
+        (Format::Q4_0, MANY_GATES..) | (Format::Q4_K, MANY_GATES..MANY_ROWS)
+            if normed && is_wide =>
+        {
+            (8, 4, reduce)
+        }
+        (Format::Q4_K, _) if normed => (8, 2, reduce),
         // Few cubes of many threads: all of them look for `x` at once.
-        (Format::Q4_0 | Format::Q4_K, _) if normed => (16, 2, reduce),
-        (Format::Q4_0 | Format::Q4_K, _) if is_long => (16, 2, reduce),
-        (Format::Q4_K, _) if params.columns >= LONG_ROWS => (4, 2, two_planes),
+        (Format::Q4_0, _) if normed => (16, 2, reduce),
+        (Format::Q4_0, _) if is_long => (16, 2, reduce),
         (Format::Q4_0, ..SOME_ROWS) | (Format::Q4_K, ..MANY_ROWS) => (8, 2, two_planes),
         (Format::Q5_K, _) if !normed => (16, 1, reduce),
         (Format::Q6_K, ..MANY_ROWS) if !normed && !is_long => (8, 1, two_planes),

@@ -74,13 +74,11 @@ fn of_bytes(format: Format) -> Vec<Kernel> {
 fn byte_shapes(format: Format, normed: bool) -> &'static [Shape] {
     match (format, normed) {
         (Format::Q4_0, true) => &[(8, 4, PLANE), (16, 2, PLANE)],
-        (Format::Q4_K, true) => &[(8, 2, PLANE), (8, 4, PLANE), (16, 2, PLANE)],
+        (Format::Q4_K, true) => &[(8, 2, PLANE), (8, 4, PLANE)],
         (Format::Q4_0, false) => {
             &[(8, 2, PLANE), (8, 2, TWO_PLANES), (16, 2, PLANE), (4, 4, PLANE)]
         }
-        (Format::Q4_K, false) => {
-            &[(8, 2, PLANE), (8, 2, TWO_PLANES), (4, 2, TWO_PLANES), (16, 2, PLANE)]
-        }
+        (Format::Q4_K, false) => &[(8, 2, PLANE), (8, 2, TWO_PLANES)],
         // Four rows of other large blocks take too many registers.
         (Format::Q5_K, false) => &[(8, 2, PLANE), (16, 1, PLANE)],
         (Format::Q6_K, false) => &[(8, 2, PLANE), (8, 1, TWO_PLANES)],
