@@ -17,8 +17,9 @@
 
 use std::{
     cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -194,6 +195,8 @@ pub(super) struct Gatherer {
     uploads: Uploads,
     /// Whether launches may wait for results themselves.
     overlaps: bool,
+    /// Why something of what was handed over did not happen.
+    lost: OnceLock<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -217,6 +220,7 @@ impl Gatherer {
             queue,
             landings: Landings::default(),
             uploads: Uploads::default(),
+            lost: OnceLock::new(),
         }))
     }
 
@@ -414,7 +418,7 @@ impl Gatherer {
         submit();
         let copy = self.read_back(bytes, Kind::Staging)?;
         let (this, from, to) = (self.clone(), from.clone(), copy.clone());
-        self.server.submit(move |server| {
+        self.on_server(move |server| {
             if let Err(error) = this.copy(server, from, &to) {
                 to.end(Err(error));
             }
@@ -445,8 +449,13 @@ impl Gatherer {
         show: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, String> {
         meanwhile();
-        let awake = || self.server.flush_queue();
-        begun.0.wait(&self.queue.device, &self.landings, awake, show)
+        let awake = || {
+            self.server.flush_queue();
+            self.lost()
+        };
+        let shown = begun.0.wait(&self.queue.device, &self.landings, awake, show)?;
+        self.lost()?;
+        Ok(shown)
     }
 
     /// On the server's thread: submits a copy.
@@ -471,14 +480,14 @@ impl Gatherer {
             return;
         }
         let this = self.clone();
-        self.server.submit(move |_| lock(&this.encoder).forget_seen());
+        self.on_server(move |_| lock(&this.encoder).forget_seen());
     }
 
     /// Writes whole words to a buffer, behind all that was launched before.
     pub(super) fn upload(self: &Arc<Self>, bytes: Bytes, to: Handle) {
         submit();
         let this = self.clone();
-        self.server.submit(move |server| {
+        self.on_server(move |server| {
             // What used that memory before comes first.
             flush(server);
             let written = Places::new(server).find(&to.binding()).and_then(|place| {
@@ -489,6 +498,27 @@ impl Gatherer {
             }
         });
         self.server.flush_queue();
+    }
+
+    /// Has the server's thread do something. CubeCL only logs it when that panics, as wgpu does where it refuses
+    /// something: what was lost then is missed by whoever reads afterwards.
+    fn on_server(self: &Arc<Self>, task: impl FnOnce(&mut WgpuServer) + Send + 'static) {
+        let this = self.clone();
+        self.server.submit(move |server| {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(server))) {
+                let words = panic.downcast_ref::<String>().map(String::as_str);
+                let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+                let words = words.unwrap_or("it panicked").to_owned();
+                tracing::error!(words, "the device's thread lost something");
+                // The first of them says most.
+                let _ = this.lost.set(words);
+            }
+        });
+    }
+
+    /// What the server's thread said when it lost something.
+    fn lost(&self) -> Result<(), String> {
+        self.lost.get().map_or(Ok(()), |words| Err(format!("the device lost something: {words}")))
     }
 
     /// The kernel of a launch. It is compiled at its first use; for sizes with which it is launched
@@ -520,7 +550,7 @@ impl Gatherer {
 
     fn compile_later(self: &Arc<Self>, kernel: &'static str, wanted: Wanted) {
         let this = self.clone();
-        self.server.submit(move |_| {
+        self.on_server(move |_| {
             let Wanted { any, params, words } = wanted;
             match any.with_constants(&this.queue, params, &words) {
                 Ok(compiled) => {
@@ -539,14 +569,14 @@ impl Gatherer {
 
     fn hand_over(self: &Arc<Self>, part: Part) {
         let this = self.clone();
-        self.server.submit(move |server| this.encode(server, &part));
+        self.on_server(move |server| this.encode(server, &part));
         self.server.flush_queue();
     }
 
     /// Has a part of a list encoded that waits for ids.
     fn record(self: &Arc<Self>, part: Part, later: Arc<Later>) {
         let this = self.clone();
-        self.server.submit(move |server| {
+        self.on_server(move |server| {
             flush(server);
             let mut recorded = later.recorded();
             // It may have been told to run already.
@@ -568,7 +598,7 @@ impl Gatherer {
     /// its parameters. (And it does no harm: what comes to lie there is written or computed later still.)
     fn write_given_up(self: &Arc<Self>, later: Arc<Later>) {
         let this = self.clone();
-        self.server.submit(move |server| this.write_all(server, &mut later.recorded().written));
+        self.on_server(move |server| this.write_all(server, &mut later.recorded().written));
     }
 
     /// On the server's thread.
@@ -584,7 +614,7 @@ impl Gatherer {
     /// Submits a list that has waited, with these ids.
     pub(super) fn run(self: &Arc<Self>, later: &Arc<Later>, ids: Option<(Handle, Vec<u8>)>) {
         let (this, later) = (self.clone(), later.clone());
-        self.server.submit(move |server| {
+        self.on_server(move |server| {
             flush(server);
             let Recorded { commands, launches, .. } = std::mem::take(&mut *later.recorded());
             let written = ids.map_or(Ok(()), |(to, ids)| {
@@ -636,5 +666,30 @@ fn log(server: &WgpuServer, launches: &[Listed]) {
 fn flush(server: &mut WgpuServer) {
     if let Err(error) = ComputeServer::flush(server, StreamId::current()) {
         tracing::error!(%error, "an earlier operation failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dispatch::Kernels,
+        testing::{INSTALL_A_DRIVER, open_wgpu},
+    };
+
+    #[test]
+    fn what_is_lost_is_missed_by_who_reads() {
+        let opened = open_wgpu(crate::backend::wgpu::ShaderLanguage::SpirV);
+        let (device, _) = opened.unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"));
+        let gatherer = Gatherer::new(&device).expect("this crate opened it");
+        let kernels = Kernels::of(&device);
+        let three = kernels.upload(bytemuck::cast_slice(&[1u32, 2, 3]));
+        let read = || {
+            gatherer.read(&three, 12, || (), |bytes| bytemuck::pod_collect_to_vec::<_, u32>(bytes))
+        };
+        assert_eq!(read(), Ok(vec![1, 2, 3]));
+        gatherer.on_server(|_| panic!("a list was refused"));
+        let error = read().expect_err("something was lost");
+        assert!(error.contains("a list was refused"), "{error}");
     }
 }

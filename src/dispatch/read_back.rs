@@ -171,12 +171,12 @@ impl ReadBack {
         self.is_over.store(true, Ordering::Release);
     }
 
-    /// Waits for the copy, calling `awake` now and then, and shows it.
+    /// Waits for the copy, calling `awake` now and then, which may say that it will not come, and shows it.
     pub(super) fn wait<T>(
         &self,
         device: &Device,
         kept: &Landings,
-        awake: impl Fn(),
+        awake: impl Fn() -> Result<(), String>,
         show: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, String> {
         let start = Instant::now();
@@ -185,23 +185,25 @@ impl ReadBack {
             let now = Instant::now();
             let is_busy = now - start < BUSY;
             let poll = match self.submitted.get() {
-                Some(_) if is_busy => PollType::Poll,
+                Some(_) if is_busy => Some(PollType::Poll),
                 // Not for what was submitted behind it: that may be the next step.
                 Some(index) => {
-                    PollType::Wait { submission_index: Some(index.clone()), timeout: None }
+                    Some(PollType::Wait { submission_index: Some(index.clone()), timeout: None })
                 }
                 None if is_busy => {
                     spin_loop();
-                    continue;
+                    None
                 }
                 None => {
                     std::thread::sleep(AWAKE);
-                    continue;
+                    None
                 }
             };
-            device.poll(poll).map_err(|error| error.to_string())?;
+            if let Some(poll) = poll {
+                device.poll(poll).map_err(|error| error.to_string())?;
+            }
             if now - called > AWAKE {
-                awake();
+                awake()?;
                 called = now;
             }
         }

@@ -14,7 +14,7 @@ use std::{
 /// How long a list may take.
 const LONGEST: Duration = Duration::from_millis(5);
 /// Steps of a list at most.
-const MOST: usize = 8;
+const MOST: usize = 4;
 
 /// The environment variable with another number of steps at most: for comparing.
 const MOST_VARIABLE: &str = "METAL_CANDLE_STEPS_AT_ONCE";
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn lists_of_short_steps_become_longer() {
-        assert_eq!(lists(40, Duration::from_micros(500)), [1, 1, 2, 4, 8, 8, 8, 7]);
+        assert_eq!(lists(25, Duration::from_micros(500)), [1, 1, 2, 4, 4, 4, 4, 4]);
         assert_eq!(lists(8, Duration::from_micros(2400)), [1, 1, 2, 2, 1]);
         assert_eq!(lists(4, Duration::from_millis(30)), [1, 1, 1]);
         assert_eq!(lists(1, Duration::from_micros(500)), [0; 0]);

@@ -43,6 +43,8 @@ const BYTES: usize = 2;
 const LARGEST: f32 = 32_600.0;
 /// What stands for the largest where all are 0, or as good as that: so that its inverse is a number.
 const LEAST: f32 = 1e-30;
+/// What rounds to an integer when it is added, see [`integer`].
+const ROUNDS: f32 = 12_582_912.0 + 32_896.0;
 
 impl Format {
     /// Words of one byte of what meets a run.
@@ -138,7 +140,13 @@ fn slot_of(v: usize, #[comptime] kernel: MatVec) -> (usize, usize) {
 /// less 0x80.
 #[cube]
 fn integer(x: f32, scale: f32) -> u32 {
-    u32::reinterpret(fma(x, scale, comptime!(12_582_912.0f32 + 32_896.0)))
+    u32::reinterpret(fma(x, scale, ROUNDS))
+}
+
+/// `n` as it is.
+#[cube]
+fn rounded(integer: u32) -> f32 {
+    f32::reinterpret(integer) - ROUNDS
 }
 
 /// Bytes 0 and 2 of `a` and `b` in turns.
@@ -253,17 +261,21 @@ fn stage(
         }
         let mut largest =
             max(max(value[0].abs(), value[1].abs()), max(value[2].abs(), value[3].abs()));
-        let mut sum = (value[0] + value[1]) + (value[2] + value[3]);
         #[unroll]
         for bit in 0..comptime!(kernel.format.byte_words().ilog2()) {
             largest = max(largest, plane_shuffle_xor(largest, comptime!(1u32 << bit)));
-            sum += plane_shuffle_xor(sum, comptime!(1u32 << bit));
         }
-        // What is no number shows in `sum`.
         largest = max(largest, LEAST);
         let scale = LARGEST / largest;
         let (a, b) = (integer(value[0], scale), integer(value[1], scale));
         let (c, d) = (integer(value[2], scale), integer(value[3], scale));
+        // Of the integers, so that what rounding has changed is not taken off, say, eight times. What is no number
+        // shows in it.
+        let mut sum = (rounded(a) + rounded(b)) + (rounded(c) + rounded(d));
+        #[unroll]
+        for bit in 0..comptime!(kernel.format.byte_words().ilog2()) {
+            sum += plane_shuffle_xor(sum, comptime!(1u32 << bit));
+        }
         let (even, odd) = (even_bytes(a, b), odd_bytes(a, b));
         let (more_even, more_odd) = (even_bytes(c, d), odd_bytes(c, d));
         if exists {
@@ -280,8 +292,10 @@ fn stage(
                 } else {
                     kernel.format.zero_of_bytes()
                 });
-                shared[scales] = u32::reinterpret(largest * comptime!(1.0 / LARGEST));
-                shared[scales + 1] = u32::reinterpret(sum * f32::new(comptime!(0.0 - zero as f32)));
+                let inverse = largest * comptime!(1.0 / LARGEST);
+                shared[scales] = u32::reinterpret(inverse);
+                shared[scales + 1] =
+                    u32::reinterpret(inverse * (sum * f32::new(comptime!(0.0 - zero as f32))));
             }
         }
     }
