@@ -17,7 +17,7 @@
 //! - Blocks: a thread decodes a piece of 32 values. `x` lies in shared memory, padded so that
 //!   threads that read what each of them takes meet different banks; it is staged a tile at a time.
 //! - Blocks, by bytes ([`MatVec::bytes`]): the same, but codes stay integers, and `x` is staged as
-//!   integers of 22 bits, a byte of each in a word with those of three neighbours.
+//!   integers of 16 bits, a byte of each in a word with those of three neighbours.
 
 mod blocks;
 mod bytes;
