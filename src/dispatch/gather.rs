@@ -684,9 +684,7 @@ mod tests {
         let gatherer = Gatherer::new(&device).expect("this crate opened it");
         let kernels = Kernels::of(&device);
         let three = kernels.upload(bytemuck::cast_slice(&[1u32, 2, 3]));
-        let read = || {
-            gatherer.read(&three, 12, || (), |bytes| bytemuck::pod_collect_to_vec::<_, u32>(bytes))
-        };
+        let read = || gatherer.read(&three, 12, || (), bytemuck::pod_collect_to_vec::<u8, u32>);
         assert_eq!(read(), Ok(vec![1, 2, 3]));
         gatherer.on_server(|_| panic!("a list was refused"));
         let error = read().expect_err("something was lost");

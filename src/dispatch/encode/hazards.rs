@@ -209,7 +209,9 @@ impl<P: Bytes> Barriers<P> {
             self.last.1 = Hazards::default();
         }
         let uses: Vec<_> = launch.uses().map(|(place, writes)| (place.clone(), writes)).collect();
-        uses.iter().for_each(|(place, writes)| self.last.1.add(place, *writes));
+        for (place, writes) in &uses {
+            self.last.1.add(place, *writes);
+        }
         let state = self.states.len();
         self.states.push(State { before, uses });
         self.last.0 = state;
@@ -221,7 +223,9 @@ impl<P: Bytes> Barriers<P> {
         let mut hazards = Hazards::default();
         while state != NOTHING {
             let State { before, uses } = &self.states[state];
-            uses.iter().for_each(|(place, writes)| hazards.add(place, *writes));
+            for (place, writes) in uses {
+                hazards.add(place, *writes);
+            }
             state = *before;
         }
         hazards

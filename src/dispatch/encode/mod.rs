@@ -142,7 +142,7 @@ impl Pipeline {
 pub(super) enum Encoder {
     Tracked(tracked::Encoder),
     #[cfg(not(target_os = "macos"))]
-    Vulkan(vulkan::Encoder),
+    Vulkan(Box<vulkan::Encoder>),
 }
 
 impl Encoder {
@@ -152,7 +152,7 @@ impl Encoder {
         if !device::is_set(TRACKED_VARIABLE)
             && let Some(encoder) = vulkan::Encoder::new(queue)
         {
-            return Self::Vulkan(encoder);
+            return Self::Vulkan(Box::new(encoder));
         }
         Self::Tracked(tracked::Encoder::new(queue))
     }
