@@ -15,7 +15,7 @@ use std::{
 use metal_candle::{
     adapters::{Adapter, AdapterRegistry, ApplyAdapter, LoraConfig, TargetModules},
     backend::{
-        Backend, Wgpu,
+        Backend, Chosen, Wgpu,
         wgpu::{ShaderLanguage, TASKS_PER_SUBMISSION, submissions},
     },
     dispatch::{Kernels, Launch, Origin, Recorder},
@@ -134,26 +134,30 @@ fn a_decode_step_runs_pregenerated_kernels() {
         // submission. The first ones show places to wgpu that were not used before.
         let logits = model.forward(&batch, Some(&mut cache), LogitRows::Last).expect("forward");
         let logits = logits.reshape([1, model.config().vocabulary]);
-        let chosen = Wgpu::likeliest(&logits).expect("a kernel");
-        let mut chosen = model.choose_next(&chosen, &mut cache, Deltas::NONE).expect("goes on");
-        for _ in 0..3 {
-            chosen = model.choose_next(&chosen, &mut cache, Deltas::NONE).expect("goes on");
+        let mut chosen = Wgpu::likeliest(&logits).expect("a kernel");
+        // So do two of them, one behind the other.
+        for steps in [1, 2] {
+            let mut go_on = |chosen: &Chosen<Wgpu>| {
+                let mut next = model.choose_next(chosen, steps, &mut cache, Deltas::NONE);
+                assert_eq!(next.len(), steps);
+                next.pop().expect("there are some")
+            };
+            for _ in 0..4 {
+                chosen = go_on(&chosen);
+            }
+            kernels.sync();
+            recorder.take(&kernels).expect("the log");
+            let before = submissions(&device).expect("a queue");
+            chosen = go_on(&chosen);
+            Wgpu::read_chosen(&chosen, || ()).expect("read");
+            let submitted = submissions(&device).expect("a queue") - before - 1;
+            let followed = names(&recorder.take(&kernels).expect("the log"));
+            // Of pieces of the vocabulary, and of what these leave.
+            let wanted = [names(&launches), ["largest"; 2].map(String::from).to_vec()].concat();
+            assert_eq!(followed, vec![wanted; steps].concat());
+            println!("{language:?}: {submitted} submissions when the device chose {steps} tokens");
+            assert!(submitted <= 2, "{submitted} submissions of {steps} steps");
         }
-        kernels.sync();
-        recorder.take(&kernels).expect("the log");
-        let before = submissions(&device).expect("a queue");
-        let next = model.choose_next(&chosen, &mut cache, Deltas::NONE).expect("goes on");
-        Wgpu::read_chosen(&next, || ()).expect("read");
-        let submitted = submissions(&device).expect("a queue") - before - 1;
-        let followed = names(&recorder.take(&kernels).expect("the log"));
-        // Of pieces of the vocabulary, and of what these leave.
-        let (others, choice) = followed.split_at(launches.len());
-        assert_eq!(
-            (choice, others),
-            (&["largest"; 2].map(String::from)[..], &names(&launches)[..])
-        );
-        println!("{language:?}: {submitted} submissions when the device chose the token");
-        assert!(submitted <= 2, "{submitted} submissions of a step whose token the device chose");
 
         // With an adapter there are as many: its products are a part of the base's.
         let model: Arc<dyn CausalLm<Wgpu>> = model.into();
