@@ -268,7 +268,8 @@ fn stage(
         let scale = LARGEST / largest;
         let (a, b) = (integer(value[0], scale), integer(value[1], scale));
         let (c, d) = (integer(value[2], scale), integer(value[3], scale));
-        // Of the integers, so that what rounding has changed is not taken off, say, eight times. What is no number
+        // Of the integers, so that what rounding has changed is not taken off, say, eight times. (NVIDIA's compiler
+        // makes `x · scale` of what is rounded and no longer lifted: there it is the sum of `x`.) What is no number
         // shows in it.
         let mut sum = (rounded(a) + rounded(b)) + (rounded(c) + rounded(d));
         #[unroll]

@@ -20,8 +20,9 @@ use crate::quant::{self, Encoding};
 
 /// Sums of thousands of products in f32, in another order.
 pub(super) const SUMS: f64 = 2e-5;
-/// The same of products by bytes, whose `x` has 16 bits: it is off by 1.5e-5 of the largest of 32 values at most.
-const SUMS_OF_BYTES: f64 = 5e-5;
+/// The same of products by bytes, whose `x` has 16 bits: it is off by 1.5e-5 of the largest of 32 values at most. What
+/// must hold is 1e-4; 6.1e-5 was found on an H200 (a gate times what it gates), and less than 5e-5 on the CPU.
+const SUMS_OF_BYTES: f64 = 1e-4;
 /// A few operations in f32; `exp` and `tanh` of GPUs.
 pub(super) const FEW: f64 = 1e-5;
 /// One rounding to f16.
