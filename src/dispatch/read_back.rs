@@ -29,7 +29,7 @@ use super::queue::Queue;
 const BUSY: Duration = Duration::from_millis(2);
 /// How often it says that it is still there.
 const AWAKE: Duration = Duration::from_micros(20);
-/// Places for copies that are kept: two lists of eight steps are on their way at a time.
+/// Places for copies that are kept: two lists of a few steps are on their way at a time.
 const KEPT: usize = 16;
 
 /// Where a copy is to be found on the host.
