@@ -56,7 +56,7 @@ fn a_decode_step_runs_pregenerated_kernels() {
         let kernels = Kernels::of(&device);
         let model =
             models::load::<Wgpu>(&checkpoint, LoadOptions::default(), &device).expect("loads");
-        let mut cache = model.new_cache(&[0], 80);
+        let mut cache = model.new_cache(&[0], 96);
         let submitted = Cell::new(0);
         let mut step = |tokens: &[u32]| -> Vec<Launch> {
             let batch = TokenBatch::new(&[tokens]).expect("tokens");
