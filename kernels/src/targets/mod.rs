@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(shared("swiglu"), (0, 0));
     }
 
-    /// Two steps of two pieces, of each 8 words by 3 bytes.
+    /// Two steps of two pieces, of each 8 words by 2 bytes.
     #[test]
     fn products_of_bytes_are_put_in() {
         let name = "matvec_q4_0_b1_g8r2_plane32x2_bytes";
@@ -179,10 +179,10 @@ mod tests {
             let text = text.expect("a text");
             assert!(!text.contains("mulhi"));
             // And the function itself.
-            assert_eq!(text.matches("products_of_bytes(").count(), 2 * 2 * 8 * 3 + 1);
+            assert_eq!(text.matches("products_of_bytes(").count(), 2 * 2 * 8 * 2 + 1);
         }
         assert!(made.wgsl.is_none());
         let module = made.spirv.expect("a module");
-        assert_eq!(modules::products_of_bytes(&module), 2 * 2 * 8 * 3);
+        assert_eq!(modules::products_of_bytes(&module), 2 * 2 * 8 * 2);
     }
 }
