@@ -9,6 +9,9 @@ pub mod evaluation;
 pub mod formats;
 pub mod generation;
 pub mod hub;
+#[cfg(all(debug_assertions, not(test)))]
+#[doc(hidden)]
+pub mod instances;
 pub mod memory;
 pub mod models;
 pub mod nn;
