@@ -22,6 +22,9 @@ const REGION_BYTES: usize = 64 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 /// Regions that are kept: lists take them in turns.
 const KEPT: usize = 3;
+/// How many times as large as what a list needs the next region is: lists become longer, of up to four steps,
+/// and in one that does not fit nothing waits.
+const ROOM: usize = 4;
 /// How many times as large as what a list needs a region is not kept: a list may have several steps, or one.
 const FAR_TOO_LARGE: usize = 32;
 /// Regions are of whole ones of these, so that a few bytes more do not need another one.
@@ -114,7 +117,7 @@ impl Drop for Fresh {
             let regions = regions.entry(self.device).or_default();
             // One that is far too large is cleared each time.
             if needed > regions.wanted || needed < regions.wanted / FAR_TOO_LARGE {
-                regions.wanted = needed.next_multiple_of(STEP);
+                regions.wanted = (ROOM * needed).min(REGION_BYTES).next_multiple_of(STEP);
             }
         });
     }

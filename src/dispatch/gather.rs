@@ -247,7 +247,7 @@ impl Gatherer {
         work: impl FnOnce() -> Option<T>,
     ) -> Option<T> {
         if self.is_open() {
-            let later = self.go_on(ids)?;
+            let later = Self::go_on(ids)?;
             return work().filter(|_| !later.is_given_up());
         }
         let (made, listed) = self.list_later(&Later::new(Some(ids)), work)?;
@@ -271,7 +271,7 @@ impl Gatherer {
     }
 
     /// Has another step follow in the open list, which takes so many ids from a buffer, if it is one of those.
-    fn go_on(self: &Arc<Self>, ids: (Handle, usize)) -> Option<Arc<Later>> {
+    fn go_on(ids: (Handle, usize)) -> Option<Arc<Later>> {
         let later = OPEN.with_borrow(|open| open.as_ref()?.later.clone())?;
         if !later.goes_on(ids) {
             return None;
@@ -281,7 +281,6 @@ impl Gatherer {
         OPEN.with_borrow_mut(|open| {
             let open = open.as_mut()?;
             open.before = open.handed_over;
-            open.number = self.lists.fetch_add(1, Ordering::Relaxed);
             Some(later)
         })
     }
