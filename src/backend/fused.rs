@@ -20,13 +20,13 @@ pub struct FusedLinear<'a, B: Backend> {
     /// `w`, `[out, in]`.
     pub weight: Weight<'a, B>,
     /// The weight `[in]` and epsilon of the [norm](Backend::rms_norm) that `x` goes through first.
-    pub norm: Option<(Tensor<B, 1>, f64)>,
+    pub norm: Option<(&'a Tensor<B, 1>, f64)>,
     /// What an adapter adds to `w`: `a` of `[r, in]` and `b` of `[out, r]`. For one row.
     pub low_rank: Option<[&'a Tensor<B, 2>; 2]>,
     /// `[out]`.
-    pub bias: Option<Tensor<B, 1>>,
+    pub bias: Option<&'a Tensor<B, 1>>,
     /// `[rows, out]`.
-    pub residual: Option<Tensor<B, 2>>,
+    pub residual: Option<&'a Tensor<B, 2>>,
     /// Whether the first half of the products are gates of the second half: the result is then
     /// `[rows, out / 2]`.
     pub gated: bool,

@@ -241,6 +241,11 @@ pub trait Backend: burn::tensor::backend::Backend {
         None
     }
 
+    /// So many columns of `x`, `[rows, all of them]`, for each width.
+    fn columns(x: Tensor<Self, 2>, widths: &[usize]) -> Vec<Tensor<Self, 2>> {
+        ops::columns(&x, widths)
+    }
+
     /// Values from the host that only the step at hand needs, `[values]` in f32. A backend that
     /// [gathers](Self::gather) a step has them uploaded with it.
     fn step_values(values: Vec<f32>, device: &Self::Device) -> Tensor<Self, 1> {

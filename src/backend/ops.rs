@@ -140,3 +140,19 @@ pub(super) fn dense_rows<B: Backend>(
     };
     if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
 }
+
+pub(super) fn columns<B: Backend>(x: &Tensor<B, 2>, widths: &[usize]) -> Vec<Tensor<B, 2>> {
+    let [rows, width] = x.dims();
+    let mut first = 0;
+    let of = |&n: &usize| {
+        let from = first;
+        first += n;
+        if rows == 1 {
+            // Of a vector a part is contiguous, so that nothing is copied.
+            x.clone().reshape([width]).narrow(0, from, n).reshape([1, n])
+        } else {
+            x.clone().narrow(1, from, n)
+        }
+    };
+    widths.iter().map(of).collect()
+}

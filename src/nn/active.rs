@@ -94,18 +94,23 @@ impl<B: Backend> Active<'_, B> {
         around: Around<'_, B>,
     ) -> Option<Tensor<B, 2>> {
         let Around { norm, residual, gated } = around;
-        let (norm, residual) = (norm.map(RmsNorm::parts), residual.cloned());
-        let (mut weight, mut bias) = (base.matrix.weight(), base.bias());
+        let norm = norm.map(RmsNorm::parts);
+        let mut weight = base.matrix.weight();
         let group = self.group(base.slot);
         let has_gain =
             |group: &Group<_>| group.factors.as_ref().is_some_and(|of| of.gain.is_some());
         if group.is_some_and(|group| has_gain(group) || !self.is_of_one_row(x.dims()[0])) {
             return None;
         }
+        let mut replaced = None;
         if let Some((_, whole)) = group.and_then(|group| group.replaced.first()) {
             weight = Weight::Dense(whole.weight.clone());
-            bias = whole.bias.clone().map(|bias| bias.reshape([-1]));
+            replaced = Some(whole.bias.clone().map(|bias| bias.reshape([-1])));
         }
+        let bias = match &replaced {
+            Some(bias) => bias.as_ref(),
+            None => base.bias.map(std::ops::Deref::deref),
+        };
         let factors = group.and_then(|group| group.factors.as_ref());
         let low_rank = factors.map(|factors| [&factors.a, &factors.b]);
         B::fused_linear(x, &FusedLinear { weight, norm, low_rank, bias, residual, gated })

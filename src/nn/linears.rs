@@ -160,18 +160,8 @@ impl<B: Backend> Group<B> {
 
 /// The columns of each layer.
 fn split<B: Backend>(joined: Tensor<B, 2>, widths: &[usize], out: &mut Vec<Tensor<B, 2>>) {
-    let [rows, width] = joined.dims();
-    if widths.len() == 1 {
-        return out.push(joined);
-    }
-    let mut first = 0;
-    for &n in widths {
-        out.push(if rows == 1 {
-            // Of a vector a part is contiguous, so that nothing is copied.
-            joined.clone().reshape([width]).narrow(0, first, n).reshape([1, n])
-        } else {
-            joined.clone().narrow(1, first, n)
-        });
-        first += n;
+    match widths {
+        [_] => out.push(joined),
+        _ => out.extend(B::columns(joined, widths)),
     }
 }

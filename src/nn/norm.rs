@@ -25,8 +25,8 @@ impl<B: Backend> RmsNorm<B> {
     }
 
     /// The weight and epsilon, for who computes it.
-    pub(super) fn parts(&self) -> (Tensor<B, 1>, f64) {
-        (self.weight.val(), self.epsilon)
+    pub(super) fn parts(&self) -> (&Tensor<B, 1>, f64) {
+        (&self.weight, self.epsilon)
     }
 
     /// The stream after `add` has been added to it, and its norm: `[rows, dim]` each.

@@ -157,6 +157,7 @@ impl<B: Backend> Run<'_, B> {
     fn all(&mut self) {
         self.linear();
         self.fused_linear();
+        self.columns();
         self.embedding();
         self.rms_norm();
         self.swiglu();
@@ -311,6 +312,9 @@ impl<B: Backend> Run<'_, B> {
                             self.tensor_as(&a, [rank, inputs], of_adapter),
                             self.tensor_as(&b, [outputs, rank], of_adapter),
                         ];
+                        let gain_in = self.tensor(&gain, [inputs]);
+                        let bias_in = self.tensor(&bias, [outputs]);
+                        let residual_in = self.tensor(&residual, [rows, outputs]);
                         let operation = FusedLinear::<B> {
                             weight: match (&packed, dense) {
                                 (Some(packed), _) => Weight::Packed(packed),
@@ -320,10 +324,10 @@ impl<B: Backend> Run<'_, B> {
                                     dtype.unwrap_or(DType::F32),
                                 )),
                             },
-                            norm: norm.then(|| (self.tensor(&gain, [inputs]), EPSILON)),
+                            norm: norm.then_some((&gain_in, EPSILON)),
                             low_rank: (rank > 0).then_some([&factors[0], &factors[1]]),
-                            bias: has_bias.then(|| self.tensor(&bias, [outputs])),
-                            residual: has_residual.then(|| self.tensor(&residual, [rows, outputs])),
+                            bias: has_bias.then_some(&bias_in),
+                            residual: has_residual.then_some(&residual_in),
                             gated,
                         };
                         let got = B::fused_linear(&self.tensor(&x, [rows, inputs]), &operation);
@@ -422,6 +426,25 @@ impl<B: Backend> Run<'_, B> {
                 self.check("add_rms_norm", &format!("sum {rows}x{dim}"), sum, &want);
                 let want = plain::rms_norm(&want, &w, 1e-5);
                 self.check("add_rms_norm", &format!("{rows}x{dim}"), got, &want);
+            }
+        }
+    }
+
+    /// Of one row, parts lie where a buffer may begin, and not.
+    fn columns(&mut self) {
+        for (rows, widths) in
+            [(1, &[128, 64, 64][..]), (1, &[3, 5]), (1, &[64, 7, 128]), (3, &[64, 128]), (1, &[9])]
+        {
+            let width: usize = widths.iter().sum();
+            let x = self.oracle.values(rows * width);
+            let parts = B::columns(self.tensor(&x, [rows, width]), widths);
+            assert_eq!(parts.len(), widths.len());
+            let mut first = 0;
+            for (part, &n) in parts.into_iter().zip(widths) {
+                let of_row = |row: &[f64]| row[first..first + n].to_vec();
+                let want: Vec<f64> = x.chunks(width).flat_map(of_row).collect();
+                first += n;
+                self.check("columns", &format!("{rows} of {widths:?}"), part, &want);
             }
         }
     }

@@ -99,7 +99,7 @@ impl Backend for Cpu {
         if !fits || operation.gated || !(1..=kernels::MAX_RANK).contains(&rank) {
             return None;
         }
-        let (dtype, x, bias) = (x.dtype(), Floats::of(x.clone()), bias.clone().map(Floats::of));
+        let (dtype, x, bias) = (x.dtype(), Floats::of(x.clone()), bias.cloned().map(Floats::of));
         let [a, b] = [*a, *b].map(|factor| Stored::of(factor.clone()));
         let added = Added {
             bias: bias.as_ref().map(Floats::as_slice),
@@ -120,7 +120,7 @@ impl Backend for Cpu {
                 kernels::packed_linear(x.as_slice(), 1, &matrix, added, activations, &mut out);
             }
         }
-        if let Some(residual) = &operation.residual {
+        if let Some(residual) = operation.residual {
             let residual = Floats::of(residual.clone());
             out.iter_mut().zip(residual.as_slice()).for_each(|(out, residual)| *out += residual);
         }

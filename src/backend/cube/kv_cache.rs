@@ -28,6 +28,11 @@ use crate::{
 const ATTENTION: &str = "head dimensions must be multiples of 8, or of 16 for more than 8 query rows, \
                          and at most 256";
 
+/// Queries, keys and values of some rows.
+type Projections<R> = [Tensor<Cube<R>, 2>; 3];
+/// What attention makes of them.
+type Attended<R> = Result<Tensor<Cube<R>, 2>, CacheError>;
+
 /// Keys and values as `[batch, kv_heads, capacity, head_dim]`.
 #[derive(Clone, Debug)]
 pub struct CubeKvCache<R: Gpu> {
@@ -157,13 +162,14 @@ impl<R: Gpu> CubeKvCache<R> {
         }
     }
 
-    /// Rotation, cache and attention by kernels; `None` where they do not take it.
+    /// Rotation, cache and attention by kernels; the projections again where they do not take it.
     pub(super) fn rotary_attention(
         &mut self,
-        [q, k, v]: &[Tensor<Cube<R>, 2>; 3],
+        projections: Projections<R>,
         step: &RotaryStep<Cube<R>>,
-    ) -> Option<Result<Tensor<Cube<R>, 2>, CacheError>> {
+    ) -> Result<Attended<R>, Projections<R>> {
         let KvCacheShape { batch, kv_heads, head_dim, capacity } = self.shape;
+        let [q, k, v] = &projections;
         let [rows, width] = q.dims();
         let (len, heads) = (step.len, width / head_dim);
         let expected = [rows, kv_heads * head_dim];
@@ -175,12 +181,12 @@ impl<R: Gpu> CubeKvCache<R> {
             || !head_dim.is_multiple_of(2)
             || len == 0
         {
-            return None;
+            return Err(projections);
         }
         if self.len + len > capacity {
-            return Some(Err(CacheError::Full { len: self.len, capacity, new: len }));
+            return Ok(Err(CacheError::Full { len: self.len, capacity, new: len }));
         }
-        let [q, k, v] = [q, k, v].map(|t| tensors::contiguous(t.clone()));
+        let [q, k, v] = projections.map(tensors::contiguous);
         let [cos, sin] = [&step.cos, &step.sin].map(|t| tensors::contiguous(t.clone()));
         if let Some((_, params)) = self.params_of_one(heads, step) {
             let target = self.writable();
@@ -191,20 +197,22 @@ impl<R: Gpu> CubeKvCache<R> {
             if let Some(out) = context.few_rows(&q.handle, Some(&turning), params, &step.options) {
                 self.written += self.shape.bytes(1, self.dtype);
                 self.len += 1;
-                return Some(Ok(tensors::floats(&self.device, [rows, width], out)));
+                return Ok(Ok(tensors::floats(&self.device, [rows, width], out)));
             }
         }
         let per_sequence = step.cos.dims()[0] > 1;
         let params = self.rope_params(len, heads, self.len, per_sequence);
         let buffers = [&q.handle, &k.handle, &v.handle, &cos.handle, &sin.handle];
-        let turned = self.rope_append(buffers, rows * width, params, step.order).ok()?;
+        let Ok(turned) = self.rope_append(buffers, rows * width, params, step.order) else {
+            return Err([q, k, v].map(tensors::tensor));
+        };
         if let Some(out) = self.attend_rows(&turned, len, heads, &step.options) {
-            return Some(Ok(tensors::floats(&self.device, [rows, width], out)));
+            return Ok(Ok(tensors::floats(&self.device, [rows, width], out)));
         }
         super::ops::by_reference("attention", ATTENTION);
         let turned = tensors::floats(&self.device, [batch, len, heads, head_dim], turned);
         let out = self.attend_by_operations(turned.swap_dims(1, 2), &step.options);
-        Some(Ok(out.swap_dims(1, 2).reshape([rows, width])))
+        Ok(Ok(out.swap_dims(1, 2).reshape([rows, width])))
     }
 
     fn attend_by_operations(

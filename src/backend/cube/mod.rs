@@ -130,11 +130,13 @@ impl<R: Gpu> Backend for Cube<R> {
             ops::by_reference("rotary_attention", "there is no cache");
             return super::ops::rotary_attention(projections, head_dim, step, None);
         };
-        if let Some(out) = cache.rotary_attention(&projections, step) {
-            return out;
+        match cache.rotary_attention(projections, step) {
+            Ok(out) => out,
+            Err(projections) => {
+                ops::by_reference("rotary_attention", "it takes f32 and even head dimensions");
+                super::ops::rotary_attention(projections, head_dim, step, Some(cache))
+            }
         }
-        ops::by_reference("rotary_attention", "it takes f32 and even head dimensions");
-        super::ops::rotary_attention(projections, head_dim, step, Some(cache))
     }
 
     fn fused_linear(
@@ -142,6 +144,13 @@ impl<R: Gpu> Backend for Cube<R> {
         operation: &FusedLinear<'_, Self>,
     ) -> Option<Tensor<Self, 2>> {
         ops::fused_linear(x, operation)
+    }
+
+    fn columns(x: Tensor<Self, 2>, widths: &[usize]) -> Vec<Tensor<Self, 2>> {
+        match tensors::parts(x, widths) {
+            Ok(parts) => parts,
+            Err(x) => super::ops::columns(&x, widths),
+        }
     }
 
     fn step_values(values: Vec<f32>, device: &R::Device) -> Tensor<Self, 1> {

@@ -53,7 +53,7 @@ pub(super) struct Matrix<'a> {
 /// What is done around a product: see [`FusedLinear`].
 #[derive(Debug)]
 pub(super) struct Around<'a, R: Gpu> {
-    norm: Option<&'a (Tensor<Cube<R>, 1>, f64)>,
+    norm: Option<(&'a Tensor<Cube<R>, 1>, f64)>,
     low_rank: Option<[&'a Tensor<Cube<R>, 2>; 2]>,
     bias: Option<&'a Tensor<Cube<R>, 1>>,
     residual: Option<&'a Tensor<Cube<R>, 2>>,
@@ -110,13 +110,12 @@ pub(super) fn fused_linear<R: Gpu>(
     x: &Tensor<Cube<R>, 2>,
     operation: &FusedLinear<'_, Cube<R>>,
 ) -> Option<Tensor<Cube<R>, 2>> {
-    let FusedLinear { weight, norm, low_rank, bias, residual, gated } = operation;
-    let (norm, low_rank, bias) = (norm.as_ref(), *low_rank, bias.as_ref());
+    let &FusedLinear { ref weight, norm, low_rank, bias, residual, gated } = operation;
     // Of more rows every launch would make the norm again.
     if x.dims()[0] > ROWS_AT_ONCE {
         return None;
     }
-    let around = Around { norm, low_rank, bias, residual: residual.as_ref(), gated: *gated };
+    let around = Around { norm, low_rank, bias, residual, gated };
     match weight {
         Weight::Dense(weight) => few_dense_rows(x, weight, &around),
         Weight::Packed(weight) => weight.few_rows(x, &around),
@@ -177,7 +176,7 @@ pub(super) fn few_rows<R: Gpu>(
             (_, Some(_)) => Add::Each,
             _ => Add::Nothing,
         },
-        norm: norm.map(|(_, epsilon)| *epsilon as f32),
+        norm: norm.map(|(_, epsilon)| epsilon as f32),
         gated,
         low_rank,
     };

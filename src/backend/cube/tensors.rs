@@ -44,13 +44,37 @@ pub(super) fn positions<R: Gpu>(
 ) -> Tensor<Cube<R>, 4> {
     let shape = Shape::from([batch, heads, len, dim]);
     let strides = Strides::new(&[heads * capacity * dim, capacity * dim, dim, 1]);
-    let tensor = CubeTensor::new(
-        R::client(device),
-        handle,
-        Metadata::new(shape, strides),
-        device.clone(),
-        dtype,
-    );
+    let metadata = Metadata::new(shape, strides);
+    tensor(CubeTensor::new(R::client(device), handle, metadata, device.clone(), dtype))
+}
+
+/// So many columns of a row for each width, where they lie; the tensor again where there are several rows, or
+/// a part would begin where no buffer may.
+pub(super) fn parts<R: Gpu>(
+    x: Tensor<Cube<R>, 2>,
+    widths: &[usize],
+) -> Result<Vec<Tensor<Cube<R>, 2>>, Tensor<Cube<R>, 2>> {
+    let [rows, width] = x.dims();
+    if rows != 1 {
+        return Err(x);
+    }
+    let x = contiguous(x);
+    let (bytes, alignment) = (x.dtype.size(), x.client.properties().memory.alignment as usize);
+    if widths.iter().any(|n| !(n * bytes).is_multiple_of(alignment)) {
+        return Err(tensor(x));
+    }
+    let mut first = 0;
+    let of = |&n: &usize| {
+        let (start, end) = (first * bytes, (width - first - n) * bytes);
+        first += n;
+        let handle = x.handle.clone().offset_start(start as u64).offset_end(end as u64);
+        tensor(over(&x.device, &[1, n], handle, x.dtype))
+    };
+    Ok(widths.iter().map(of).collect())
+}
+
+/// The tensor around burn's own.
+pub(super) fn tensor<R: Gpu, const D: usize>(tensor: CubeTensor<R>) -> Tensor<Cube<R>, D> {
     Tensor::from_primitive(TensorPrimitive::Float(tensor))
 }
 
@@ -60,7 +84,7 @@ pub(super) fn floats<R: Gpu, const D: usize>(
     shape: [usize; D],
     handle: Handle,
 ) -> Tensor<Cube<R>, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(over(device, &shape, handle, DType::F32)))
+    tensor(over(device, &shape, handle, DType::F32))
 }
 
 /// Memory for so many f32.
