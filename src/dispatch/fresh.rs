@@ -22,8 +22,7 @@ const REGION_BYTES: usize = 64 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 /// Regions that are kept: lists take them in turns.
 const KEPT: usize = 3;
-/// How many times as large as what a list needs the next region is: lists become longer, of up to four steps,
-/// and in one that does not fit nothing waits.
+/// Steps that a region has room for: in a list that does not fit nothing waits, and lists become longer.
 const ROOM: usize = 4;
 /// How many times as large as what a list needs a region is not kept: a list may have several steps, or one.
 const FAR_TOO_LARGE: usize = 32;
@@ -72,12 +71,19 @@ pub(super) struct Fresh {
     is_begun: bool,
     /// Bytes that the list would have needed so far.
     needed: usize,
+    /// Its steps so far.
+    steps: usize,
 }
 
 impl Fresh {
     /// Of a list for the device at an address.
     pub(super) fn new(device: usize) -> Self {
-        Self { device, region: None, to_clear: None, is_begun: false, needed: 0 }
+        Self { device, region: None, to_clear: None, is_begun: false, needed: 0, steps: 1 }
+    }
+
+    /// Another step follows in the list.
+    pub(super) fn follow(&mut self) {
+        self.steps += 1;
     }
 
     /// A buffer, if there is room.
@@ -113,11 +119,12 @@ impl Fresh {
 impl Drop for Fresh {
     fn drop(&mut self) {
         let needed = self.needed;
+        let room = needed.div_ceil(self.steps) * ROOM.max(self.steps);
         REGIONS.with_borrow_mut(|regions| {
             let regions = regions.entry(self.device).or_default();
             // One that is far too large is cleared each time.
             if needed > regions.wanted || needed < regions.wanted / FAR_TOO_LARGE {
-                regions.wanted = (ROOM * needed).min(REGION_BYTES).next_multiple_of(STEP);
+                regions.wanted = room.min(REGION_BYTES).next_multiple_of(STEP);
             }
         });
     }

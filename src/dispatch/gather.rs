@@ -281,6 +281,7 @@ impl Gatherer {
         OPEN.with_borrow_mut(|open| {
             let open = open.as_mut()?;
             open.before = open.handed_over;
+            open.fresh.follow();
             Some(later)
         })
     }
