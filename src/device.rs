@@ -13,7 +13,7 @@ use crate::{
         Backend, Candle, Cpu, Wgpu,
         wgpu::{AdapterError, ShaderLanguage, WgpuAdapter, WgpuDevice, adapters},
     },
-    dispatch::{Choices, Kernels, tune},
+    dispatch::{Choices, Kernels, queue, tune},
     memory,
 };
 
@@ -254,13 +254,14 @@ impl Device {
     }
 
     /// Memory that a model can have on the device, in bytes: what the host has available for what
-    /// computes on the CPU, and all there is for CUDA. wgpu does not say, so that it is `None`.
+    /// computes on the CPU, what is left of it for GPUs through Vulkan, and all there is for CUDA. Others do not
+    /// say, so that it is `None`.
     pub fn available_bytes(&self) -> Option<u64> {
         match self {
             Self::Cpu | Self::Candle | Self::Wgpu { software: true, .. } => {
                 memory::available_host_bytes()
             }
-            Self::Wgpu { .. } => None,
+            Self::Wgpu { device, .. } => queue::memory_left(device),
             #[cfg(feature = "cuda")]
             Self::Cuda { device, .. } => cuda::memory_bytes(device),
         }

@@ -16,6 +16,8 @@ mod exit;
 mod fresh;
 pub mod gather;
 mod groups;
+#[cfg(not(target_os = "macos"))]
+mod heap;
 mod manifest;
 mod pipelines;
 mod places;

@@ -51,6 +51,18 @@ pub(super) fn of(device: &WgpuDevice) -> Option<Queue> {
     open.as_ref()?.get(device).cloned()
 }
 
+/// Bytes that this process can still have on a device, where the driver says so (Vulkan's do).
+#[cfg(not(target_os = "macos"))]
+pub fn memory_left(device: &WgpuDevice) -> Option<u64> {
+    super::heap::bytes_left(&of(device)?.device)
+}
+
+/// Bytes that this process can still have on a device: wgpu does not say, nor does it for Metal.
+#[cfg(target_os = "macos")]
+pub fn memory_left(_device: &WgpuDevice) -> Option<u64> {
+    None
+}
+
 /// How often work was submitted to a device so far, for measuring. Asking counts as once, because
 /// the queue tells its number only when something is submitted.
 pub fn submissions(device: &WgpuDevice) -> Option<u64> {
