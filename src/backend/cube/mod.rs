@@ -22,7 +22,10 @@ use super::{
     Ahead, AttentionOptions, Backend, CacheError, Chosen, FusedLinear, HostPacked, PackError,
     Parked, RotaryStep, StepShape,
 };
-use crate::{dispatch::Kernels, quant::Encoding};
+use crate::{
+    dispatch::{Kernels, gather},
+    quant::Encoding,
+};
 
 /// A runtime that this crate's kernels run on.
 pub trait Gpu: CubeRuntime {
@@ -149,7 +152,11 @@ impl<R: Gpu> Backend for Cube<R> {
     fn columns(x: Tensor<Self, 2>, widths: &[usize]) -> Vec<Tensor<Self, 2>> {
         match tensors::parts(x, widths) {
             Ok(parts) => parts,
-            Err(x) => super::ops::columns(&x, widths),
+            Err(x) => {
+                // burn may copy them.
+                gather::submit();
+                super::ops::columns(&x, widths)
+            }
         }
     }
 
