@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use metal_candle::{
     Backend,
     device::DeviceJob,
+    dispatch::tune::FIRST_WARM_UP,
     formats::Checkpoint,
     generation::bench::{self, Speed, Task},
     memory,
@@ -25,9 +26,6 @@ use super::{
 /// For how long a task is run without counting it, once at least: caches, clocks, and the memory pool,
 /// which still grows with the second and third prompt (short ones take four times as long meanwhile).
 const WARM_UP: Duration = Duration::from_millis(300);
-/// The same of the first task, for a GPU has had nothing to do while the model was loaded: an H200 then takes
-/// three times as long for everything, for 400 ms.
-const FIRST_WARM_UP: Duration = Duration::from_millis(800);
 
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let start = Instant::now();

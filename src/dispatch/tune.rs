@@ -21,9 +21,9 @@ use super::{Kernels, LaunchError, choose, queue::TASKS_PER_SUBMISSION};
 const WORKING_SET: usize = 256 << 20;
 /// How long a device works before it is timed.
 const WARM_UP: Duration = Duration::from_millis(150);
-/// The same after it has had nothing to do for a while, as when data for a shape is made: an H200 then
-/// takes three times as long for everything, for 400 ms.
-const FIRST_WARM_UP: Duration = Duration::from_millis(800);
+/// The same after it has had nothing to do for a while, as when data for a shape is made or a model is loaded:
+/// an H200 then takes three times as long for everything, for 400 ms.
+pub const FIRST_WARM_UP: Duration = Duration::from_millis(800);
 /// Bytes that the ceiling is measured with.
 const COPIED: usize = 512 << 20;
 

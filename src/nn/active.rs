@@ -1,5 +1,7 @@
 //! Layers with what adapters change in them: see [`DeltaSet`] for the formula.
 
+use std::ops::Deref;
+
 use burn::{
     module::Param,
     tensor::{DType, Distribution, Tensor},
@@ -95,21 +97,17 @@ impl<B: Backend> Active<'_, B> {
     ) -> Option<Tensor<B, 2>> {
         let Around { norm, residual, gated } = around;
         let norm = norm.map(RmsNorm::parts);
-        let mut weight = base.matrix.weight();
         let group = self.group(base.slot);
         let has_gain =
             |group: &Group<_>| group.factors.as_ref().is_some_and(|of| of.gain.is_some());
         if group.is_some_and(|group| has_gain(group) || !self.is_of_one_row(x.dims()[0])) {
             return None;
         }
-        let mut replaced = None;
-        if let Some((_, whole)) = group.and_then(|group| group.replaced.first()) {
-            weight = Weight::Dense(whole.weight.clone());
-            replaced = Some(whole.bias.clone().map(|bias| bias.reshape([-1])));
-        }
-        let bias = match &replaced {
-            Some(bias) => bias.as_ref(),
-            None => base.bias.map(std::ops::Deref::deref),
+        let whole = group.and_then(|group| group.replaced.first()).map(|(_, whole)| whole);
+        let flat = whole.and_then(|whole| whole.bias.clone()).map(|bias| bias.reshape([-1]));
+        let (weight, bias) = match whole {
+            Some(whole) => (Weight::Dense(whole.weight.clone()), flat.as_ref()),
+            None => (base.matrix.weight(), base.bias.map(Deref::deref)),
         };
         let factors = group.and_then(|group| group.factors.as_ref());
         let low_rank = factors.map(|factors| [&factors.a, &factors.b]);

@@ -13,7 +13,7 @@ mod tensors;
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorData};
 use burn_cubecl::{CubeBackend, CubeRuntime};
 pub use kv_cache::CubeKvCache;
 pub use packed::{CubePacked, DeviceBlocks};
@@ -72,7 +72,7 @@ impl<R: Gpu> Backend for Cube<R> {
     /// CUDA's rows may begin at multiples of some hundred bytes, and our kernels read them without
     /// gaps: once, not at each product.
     fn stored(matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        Tensor::from_primitive(TensorPrimitive::Float(tensors::contiguous(matrix)))
+        tensors::tensor(tensors::contiguous(matrix))
     }
 
     fn dense_rows(weight: Tensor<Self, 2>, ids: &[u32], dtype: DType) -> Tensor<Self, 2> {

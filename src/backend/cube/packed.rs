@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend as _};
+use burn::tensor::{DType, Tensor, backend::Backend as _};
 use cubecl::server::Handle;
 use metal_candle_kernels::{
     Format, Kernel,
@@ -197,7 +197,7 @@ impl<R: Gpu> DeviceBlocks<R> {
         }
         .ok()?;
         let tensor = tensors::over(&self.device, &[rows, columns], out, dtype);
-        Some(Tensor::from_primitive(TensorPrimitive::Float(tensor)))
+        Some(tensors::tensor(tensor))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorData};
 use bytes::Bytes;
 
 use super::{Cube, Gpu, tensors};
@@ -44,11 +44,10 @@ impl OneBuffer {
 impl<R: Gpu> Parked<Cube<R>> for OneBuffer {
     fn bring_back(&self, device: &R::Device) -> Vec<Tensor<Cube<R>, 2>> {
         let handle = R::kernels(device).upload_at_once(&self.bytes);
+        let buffer = (&handle, self.bytes.len());
         let tensor = |place: &Place| {
-            let behind = self.bytes.len() - place.first - place.bytes;
-            let part = handle.clone().offset_start(place.first as u64).offset_end(behind as u64);
-            let tensor = tensors::over::<R>(device, &place.shape, part, place.dtype);
-            Tensor::from_primitive(TensorPrimitive::Float(tensor))
+            let bytes = place.first..place.first + place.bytes;
+            tensors::piece(device, &place.shape, buffer, bytes, place.dtype)
         };
         self.places.iter().map(tensor).collect()
     }

@@ -1,6 +1,6 @@
 //! Between burn's tensors and the buffers that kernels take.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
@@ -63,14 +63,25 @@ pub(super) fn parts<R: Gpu>(
     if widths.iter().any(|n| !(n * bytes).is_multiple_of(alignment)) {
         return Err(tensor(x));
     }
-    let mut first = 0;
+    let mut start = 0;
     let of = |&n: &usize| {
-        let (start, end) = (first * bytes, (width - first - n) * bytes);
-        first += n;
-        let handle = x.handle.clone().offset_start(start as u64).offset_end(end as u64);
-        tensor(over(&x.device, &[1, n], handle, x.dtype))
+        let place = start..start + n * bytes;
+        start = place.end;
+        piece(&x.device, &[1, n], (&x.handle, width * bytes), place, x.dtype)
     };
     Ok(widths.iter().map(of).collect())
+}
+
+/// A tensor over some bytes of a buffer of so many, row by row.
+pub(super) fn piece<R: Gpu, const D: usize>(
+    device: &R::Device,
+    shape: &[usize],
+    (buffer, bytes): (&Handle, usize),
+    Range { start, end }: Range<usize>,
+    dtype: DType,
+) -> Tensor<Cube<R>, D> {
+    let part = buffer.clone().offset_start(start as u64).offset_end((bytes - end) as u64);
+    tensor(over(device, shape, part, dtype))
 }
 
 /// The tensor around burn's own.
