@@ -15,10 +15,12 @@ use super::{
 
 /// Cubes that keep a large GPU busy.
 const BUSY_CUBES: u32 = 512;
-/// The same for attention over the cache, whose every cube also leaves a part to be merged.
+/// The same for attention over the cache, whose every cube also leaves a part to be merged. (On an H200 all of
+/// them begin at once, and wait for queries with their first keys read. Twice as many are faster by themselves, and
+/// slower within steps.)
 const BUSY_DECODING: u32 = 256;
-/// Keys that a cube should have at least.
-const LEAST_KEYS: u32 = 128;
+/// Values of keys that a cube should have at least: as many as it has at hand at a time.
+const LEAST_VALUES: u32 = 8192;
 /// Rows of a matrix that make too few cubes.
 const FEW_MATRIX_ROWS: u32 = 256;
 /// Rows of a matrix of which a group of a kernel that multiplies bytes takes four, and two.
@@ -34,8 +36,8 @@ const ENOUGH_ROWS: u32 = 3072;
 /// has at most.
 const PASSES: u32 = 8;
 const COLUMNS_OF_PASSES: u32 = 4096;
-/// Keys up to which one part of them all is best: merging parts takes a launch.
-const FEW_KEYS: u32 = 320;
+/// Times that a cube takes so many until it is better to have several, whose parts a launch has to merge.
+const FEW_TIMES: u32 = 2;
 
 /// Large tiles of a product that are worth it: fewer leave processors of a large GPU idle.
 const BUSY_TILES: u32 = 96;
@@ -253,12 +255,13 @@ pub fn splits(kernels: &Kernels, dim: u32, f16: bool, params: &attention::Params
     {
         return splits.clamp(1, attention::MAX_SPLITS);
     }
-    if params.keys <= FEW_KEYS {
+    let least = LEAST_VALUES.div_ceil(dim);
+    if params.keys <= FEW_TIMES * least {
         return 1;
     }
     let heads = params.batch * params.kv_heads * params.rows_per_kv_head().div_ceil(8);
     let wanted = BUSY_DECODING.div_ceil(heads);
-    wanted.min(params.keys.div_ceil(LEAST_KEYS)).clamp(1, attention::MAX_SPLITS)
+    wanted.min(params.keys.div_ceil(least)).clamp(1, attention::MAX_SPLITS)
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! One part of the keys: scores, and what they weigh.
 //!
-//! A key is read by neighbouring threads, 8 or 16 values each ([`Decode::chunks`]), 16 bytes at a time: with
-//! loads of 8 all takes a fifth longer on an H200. They meet the query rows, which lie in shared memory
-//! ([`stage`]); of each row's result a thread holds as many values. The partial products are added by exchange
-//! within a plane, or through shared memory. In a plane every thread is left with some of the sums, makes
-//! weights of them, and hands these on: so each is made once.
+//! A key is read by neighbouring threads, 8 values each, 16 bytes at a time: with loads of 8 all takes a fifth
+//! longer on an H200. They meet the query rows, which lie in shared memory ([`stage`]); of each row's result a
+//! thread holds as many values. The partial products are added by exchange within a plane, or through shared
+//! memory. In a plane every thread is left with some of the sums, makes weights of them, and hands these on: so
+//! each is made once.
+//!
+//! Threads could have twice as many values of half as many keys, and exchange less. But what they hold of
+//! results takes twice the registers then, so that half as many threads lie on a processor; those read keys while
+//! others wait for queries.
 //!
 //! Buffers: q `[batch, len, heads, dim]`; if it turns them ([`Decode::rotary`]), what [`Rotary`] says;
 //! keys, values `[batch, kv_heads, capacity, dim]`, padding `[batch]`, `params`; for each row and part
@@ -17,7 +21,7 @@ use half::f16;
 use super::{
     join,
     keys::{Keys, read, vector},
-    layout::offset,
+    layout::{VECTORS, offset},
     rotary::{self, Rotary},
     scores::{Mine, add_product, cap, lane_sums, leave_idle, mine, of_holder, weigh},
     staged::{Rows, Staged, newest_key, newest_value, query, stage},
@@ -139,15 +143,14 @@ fn begin(
     #[comptime] kernel: Decode,
 ) {
     let rows = comptime!(kernel.rows as usize);
-    let vectors = comptime!(kernel.vectors());
     let offset = offset(lane, kernel);
     let mut scores = Array::<f32>::new(rows);
     #[unroll]
     for r in 0..rows {
         let mut sum = 0.0f32;
         #[unroll]
-        for i in 0..vectors {
-            let at = offset + comptime!(kernel.place_of(i));
+        for i in 0..VECTORS {
+            let at = offset + i;
             let key = newest_key(staged, at, kernel);
             sum = add_product(sum, query(staged, r, at, kernel), key);
         }
@@ -169,9 +172,9 @@ fn begin(
             held.maximum[r] = scores[r];
             held.sum[r] = 1.0f32;
             #[unroll]
-            for i in 0..vectors {
-                let at = offset + comptime!(kernel.place_of(i));
-                held.vectors[comptime!(r * vectors + i)] = newest_value(staged, at, kernel);
+            for i in 0..VECTORS {
+                let at = offset + i;
+                held.vectors[comptime!(r * VECTORS + i)] = newest_value(staged, at, kernel);
             }
             // Which rows a thread has is not known before it runs.
             #[unroll]
@@ -233,7 +236,7 @@ fn decode<C: Float>(
         start: params[6] as usize,
         capacity,
     };
-    let (ahead, vectors) = comptime!((kernel.ahead(), kernel.vectors()));
+    let ahead = comptime!(kernel.ahead());
     let mut k = Array::<U4>::new(comptime!(ahead * kernel.pieces()));
     let mut v = Array::<U4>::new(comptime!(ahead * kernel.pieces()));
     // The first ones are on their way while queries are.
@@ -262,7 +265,14 @@ fn decode<C: Float>(
     let mut held = join::empty(kernel);
     if comptime!(kernel.rotary) {
         let begins = has_newest && group == 0;
-        begin(&mut held, &mut mine, &staged, lane, &mut shared, params, begins, kernel);
+        if comptime!(kernel.reduce.plane().is_some()) {
+            if has_newest {
+                begin(&mut held, &mut mine, &staged, lane, &mut shared, params, begins, kernel);
+            }
+        } else {
+            // Threads meet there: as many times in every cube.
+            begin(&mut held, &mut mine, &staged, lane, &mut shared, params, begins, kernel);
+        }
     }
     // As many steps for every thread: they exchange within the loop.
     let stride = comptime!(groups * kernel.ahead());
@@ -275,8 +285,8 @@ fn decode<C: Float>(
             scores[i] = 0.0f32;
         }
         #[unroll]
-        for i in 0..vectors {
-            let at = offset + comptime!(kernel.place_of(i));
+        for i in 0..VECTORS {
+            let at = offset + i;
             let mut queries = Array::<F4>::new(rows);
             #[unroll]
             for r in 0..rows {
@@ -305,7 +315,7 @@ fn decode<C: Float>(
             // What is held is scaled once for all keys at hand.
             let row = comptime!(r * ahead % kernel.held() / ahead);
             let best = of_holder(mine.best[row], comptime!(r * ahead), kernel);
-            join::scale(&mut held, r, best, kernel);
+            join::scale(&mut held, r, best);
         }
         #[unroll]
         for a in 0..ahead {
@@ -317,11 +327,11 @@ fn decode<C: Float>(
                 held.sum[r] += weights[r];
             }
             #[unroll]
-            for i in 0..vectors {
+            for i in 0..VECTORS {
                 let value = vector(&v, a, i, kernel);
                 #[unroll]
                 for r in 0..rows {
-                    held.vectors[comptime!(r * vectors + i)] += value * F4::new(weights[r]);
+                    held.vectors[comptime!(r * VECTORS + i)] += value * F4::new(weights[r]);
                 }
             }
         }

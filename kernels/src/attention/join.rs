@@ -6,7 +6,11 @@
 
 use cubecl::prelude::*;
 
-use super::{LOWEST, decode::Decode, layout::holds};
+use super::{
+    LOWEST,
+    decode::Decode,
+    layout::{VECTORS, holds},
+};
 use crate::common::{F4, share_out};
 
 /// What a thread has found for its rows: its values of the unnormalised result, maximum and sum.
@@ -14,7 +18,7 @@ use crate::common::{F4, share_out};
 pub(super) struct Held {
     pub(super) maximum: Array<f32>,
     pub(super) sum: Array<f32>,
-    /// By row, as many as [`Decode::vectors`] says.
+    /// By row, as many as [`VECTORS`] says.
     pub(super) vectors: Array<F4>,
 }
 
@@ -23,14 +27,14 @@ pub(super) fn empty(#[comptime] kernel: Decode) -> Held {
     let rows = comptime!(kernel.rows as usize);
     let mut maximum = Array::<f32>::new(rows);
     let mut sum = Array::<f32>::new(rows);
-    let mut vectors = Array::<F4>::new(comptime!(rows * kernel.vectors()));
+    let mut vectors = Array::<F4>::new(comptime!(rows * VECTORS));
     #[unroll]
     for r in 0..rows {
         maximum[r] = LOWEST;
         sum[r] = 0.0f32;
     }
     #[unroll]
-    for i in 0..comptime!(rows * kernel.vectors()) {
+    for i in 0..comptime!(rows * VECTORS) {
         vectors[i] = F4::new(0.0f32);
     }
     Held { maximum, sum, vectors }
@@ -38,27 +42,20 @@ pub(super) fn empty(#[comptime] kernel: Decode) -> Held {
 
 /// Takes `best` for the maximum of a row.
 #[cube]
-pub(super) fn scale(
-    held: &mut Held,
-    #[comptime] row: usize,
-    best: f32,
-    #[comptime] kernel: Decode,
-) {
+pub(super) fn scale(held: &mut Held, #[comptime] row: usize, best: f32) {
     let keep = (held.maximum[row] - best).exp();
     held.maximum[row] = best;
     held.sum[row] *= keep;
     #[unroll]
-    for i in 0..comptime!(kernel.vectors()) {
-        held.vectors[comptime!(row * kernel.vectors() + i)] *= F4::new(keep);
+    for i in 0..VECTORS {
+        held.vectors[comptime!(row * VECTORS + i)] *= F4::new(keep);
     }
 }
 
-impl Decode {
-    /// Values of a row that threads exchange: its sum, and those of its vectors.
-    const fn each(self) -> usize {
-        1 + 4 * self.vectors()
-    }
+/// Values of a row that threads exchange: its sum, and those of its vectors.
+const EACH: usize = 1 + 4 * VECTORS;
 
+impl Decode {
     /// Groups of a plane; one, where threads exchange through shared memory.
     const fn groups_in_step(self) -> u32 {
         match self.reduce.plane() {
@@ -79,12 +76,19 @@ impl Decode {
     }
 }
 
+/// Bytes of shared memory at most that results of planes meet in.
+const MEETING: u32 = 16 << 10;
+
 /// Rows that are joined at a time: a vector for each thread.
 pub(super) const fn rows_at_once(kernel: Decode) -> usize {
     let fit = kernel.threads() / (kernel.dim / 4);
-    // Every group leaves a result: more rows would take shared memory that other cubes need.
-    let fit = if kernel.reduce.plane().is_none() && fit > 2 { 2 } else { fit };
-    let fit = 1 << fit.ilog2();
+    let room = match kernel.reduce.plane() {
+        Some(_) => MEETING / (kernel.meeting() * kernel.dim * 4),
+        // Every group leaves a result: more rows would take shared memory that other cubes need.
+        None => 2,
+    };
+    let fit = if fit < room { fit } else { room };
+    let fit = if fit == 0 { 1 } else { 1 << fit.ilog2() };
     if fit < kernel.rows { fit as usize } else { kernel.rows as usize }
 }
 
@@ -106,8 +110,7 @@ pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
     let rows = comptime!(kernel.rows as usize);
     let groups = comptime!(kernel.groups_in_step());
     if comptime!(groups > 1) {
-        let (each, vectors) = comptime!((kernel.each(), kernel.vectors()));
-        let mut values = Array::<f32>::new(comptime!(kernel.rows as usize * kernel.each()));
+        let mut values = Array::<f32>::new(comptime!(kernel.rows as usize * EACH));
         #[unroll]
         for r in 0..rows {
             let mut best = held.maximum[r];
@@ -115,31 +118,31 @@ pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
             for bit in 0..comptime!(groups.ilog2()) {
                 best = max(best, plane_shuffle_xor(best, comptime!(kernel.lanes() << bit)));
             }
-            scale(held, r, best, kernel);
-            values[comptime!(r * each)] = held.sum[r];
+            scale(held, r, best);
+            values[comptime!(r * EACH)] = held.sum[r];
             #[unroll]
-            for i in 0..comptime!(4 * vectors) {
-                values[comptime!(r * each + 1 + i)] =
-                    held.vectors[comptime!(r * vectors + i / 4)][comptime!(i % 4)];
+            for i in 0..comptime!(4 * VECTORS) {
+                values[comptime!(r * EACH + 1 + i)] =
+                    held.vectors[comptime!(r * VECTORS + i / 4)][comptime!(i % 4)];
             }
         }
         #[unroll]
         for step in 0..comptime!(groups.ilog2()) {
             let left = comptime!(if rows >> step == 0 { 1 } else { rows >> step });
             let mask = comptime!((kernel.lanes() * groups) >> (step + 1));
-            share_out(&mut values, left, each, mask);
+            share_out(&mut values, left, EACH, mask);
         }
         #[unroll]
         for r in 0..comptime!(kernel.rows_left() as usize) {
-            held.sum[r] = values[comptime!(r * each)];
+            held.sum[r] = values[comptime!(r * EACH)];
             #[unroll]
-            for v in 0..vectors {
+            for v in 0..VECTORS {
                 let mut vector = F4::new(0.0f32);
                 #[unroll]
                 for i in 0..4usize {
-                    vector[i] = values[comptime!(r * each + 1 + 4 * v + i)];
+                    vector[i] = values[comptime!(r * EACH + 1 + 4 * v + i)];
                 }
-                held.vectors[comptime!(r * vectors + v)] = vector;
+                held.vectors[comptime!(r * VECTORS + v)] = vector;
             }
         }
     }
@@ -196,9 +199,8 @@ pub(super) fn join(
             if holds(lane, kernel) {
                 let first = at * vectors_of_row + lane * 2;
                 #[unroll]
-                for v in 0..comptime!(kernel.vectors()) {
-                    meeting.vectors[first + comptime!(kernel.place_of(v))] =
-                        held.vectors[comptime!(i * kernel.vectors() + v)];
+                for v in 0..VECTORS {
+                    meeting.vectors[first + v] = held.vectors[comptime!(i * VECTORS + v)];
                 }
             }
             if lane == 0 {

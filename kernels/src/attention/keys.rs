@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use half::f16;
 
-use super::decode::Decode;
+use super::{decode::Decode, layout::VECTORS};
 use crate::common::{F4, U4};
 
 /// The keys that a cube goes through, and where they lie.
@@ -35,13 +35,7 @@ impl Decode {
 
     /// Pieces of 16 bytes that a thread has of a key.
     pub(super) const fn pieces(self) -> usize {
-        4 * self.vectors() / self.values_of_piece()
-    }
-
-    /// Where a thread's piece `i` lies behind its first one.
-    const fn place_of_piece(self, i: usize) -> usize {
-        let each = self.values_of_piece() / 4;
-        self.place_of(i * each) / each
+        4 * VECTORS / self.values_of_piece()
     }
 }
 
@@ -70,7 +64,7 @@ pub(super) fn read(
         let at = vector / comptime!(kernel.values_of_piece() / 4);
         #[unroll]
         for i in 0..pieces {
-            held[comptime!(a * pieces + i)] = from[at + comptime!(kernel.place_of_piece(i))];
+            held[comptime!(a * pieces + i)] = from[at + i];
         }
     }
 }

@@ -9,32 +9,18 @@ use cubecl::prelude::*;
 use super::decode::Decode;
 use crate::Reduce;
 
-/// Threads in a cube, with plane exchange.
-const THREADS: u32 = 128;
+/// Threads in a cube, with plane exchange, and of many rows, which take more registers.
+const THREADS: u32 = 256;
+const THREADS_OF_MANY_ROWS: u32 = 128;
 /// Keys that a thread reads before it uses them.
 const AHEAD: usize = 4;
+/// Vectors of four values that a thread has of a key: 16 bytes of f16.
+pub(super) const VECTORS: usize = 2;
 
 impl Decode {
-    /// Pieces of 8 values that a thread has of a key: two, with which there are fewer sums and weights to
-    /// exchange for each value, where there are registers for them. They are half a head apart.
-    pub(super) const fn chunks(self) -> usize {
-        let fits = self.dim.is_multiple_of(16) && self.dim > 16 && self.rows <= 4;
-        if fits && self.reduce.plane().is_some() { 2 } else { 1 }
-    }
-
-    /// Vectors of four values that a thread has of a key.
-    pub(super) const fn vectors(self) -> usize {
-        2 * self.chunks()
-    }
-
-    /// Where a thread's vector `i` lies behind its first one.
-    pub(super) const fn place_of(self, i: usize) -> usize {
-        i % 2 + i / 2 * (self.dim as usize / 8)
-    }
-
     /// Threads that share a key.
     pub(super) const fn lanes(self) -> u32 {
-        (self.dim / (8 * self.chunks() as u32)).next_power_of_two()
+        (self.dim / 8).next_power_of_two()
     }
 
     /// Groups of so many threads in a cube: each has keys of its own.
@@ -44,7 +30,7 @@ impl Decode {
 
     /// Whether some of them have no piece of it.
     pub(super) const fn has_idle_lanes(self) -> bool {
-        self.lanes() * 8 * self.chunks() as u32 != self.dim
+        self.lanes() * 8 != self.dim
     }
 
     /// Through shared memory every key that is read ahead takes room.
@@ -85,6 +71,7 @@ impl Decode {
 
     pub(super) const fn threads(self) -> u32 {
         match self.reduce {
+            Reduce::Plane(_) if self.rows > 4 => THREADS_OF_MANY_ROWS,
             Reduce::Plane(_) => THREADS,
             Reduce::Planes(n, count) => n * count,
             Reduce::Shared(threads) => threads,
@@ -95,7 +82,7 @@ impl Decode {
 /// Whether a thread has a piece of each key.
 #[cube]
 pub(super) fn holds(lane: usize, #[comptime] kernel: Decode) -> bool {
-    lane < comptime!(kernel.dim as usize / (8 * kernel.chunks()))
+    lane < comptime!(kernel.dim as usize / 8)
 }
 
 /// The first vector that a thread has of each key: one that has no piece reads the first one.

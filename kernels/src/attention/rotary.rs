@@ -28,19 +28,15 @@ pub(super) const WAITS_FOR_Q: u32 = 1 << 1;
 pub(super) const WAITS_FOR_K: u32 = 1 << 2;
 pub(super) const WAITS_FOR_V: u32 = 1 << 3;
 
-/// Turns a pair of vectors, the `i`-th of each half of a head.
+/// Where the angles of a sequence begin.
 #[cube]
-pub(super) fn turn<C: Float>(
-    held: &mut Array<F4>,
-    #[comptime] pair: usize,
-    io: &Rotary<C>,
-    params: &Array<u32>,
-    sequence: usize,
-    i: usize,
-    #[comptime] kernel: Decode,
-) {
-    let at = select(params[13] & 1 != 0, sequence * comptime!(kernel.pairs_of_head()), 0) + i;
-    let (cos, sin) = (io.cos[at], io.sin[at]);
+pub(super) fn angles_of(params: &Array<u32>, sequence: usize, #[comptime] kernel: Decode) -> usize {
+    select(params[13] & 1 != 0, sequence * comptime!(kernel.pairs_of_head()), 0)
+}
+
+/// Turns a pair of vectors, one of each half of a head.
+#[cube]
+pub(super) fn turn(held: &mut Array<F4>, #[comptime] pair: usize, cos: F4, sin: F4) {
     let (first, second) = (held[comptime!(2 * pair)], held[comptime!(2 * pair + 1)]);
     held[comptime!(2 * pair)] = first * cos - second * sin;
     held[comptime!(2 * pair + 1)] = second * cos + first * sin;

@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 use super::{
     decode::Decode,
     keys::{Keys, place},
-    rotary::{Rotary, WAITS_FOR_K, WAITS_FOR_Q, WAITS_FOR_V, turn},
+    rotary::{Rotary, WAITS_FOR_K, WAITS_FOR_Q, WAITS_FOR_V, angles_of, turn},
     scores::position_of,
 };
 use crate::{
@@ -191,7 +191,17 @@ pub(super) fn stage<C: Float>(
         v: Array::<F4>::new(2usize),
     };
     see::<C>(&mut seen, q, io, &places, newest, kernel);
+    // Angles come while others are waited for. Those of the newest key are those of a thread's first pair.
+    let mut cos = Array::<F4>::new(pairs);
+    let mut sin = Array::<F4>::new(pairs);
     if comptime!(kernel.rotary) {
+        let first = angles_of(params, rows.sequence, kernel);
+        #[unroll]
+        for n in 0..pairs {
+            let i = first + (thread + comptime!(n * kernel.threads() as usize)) % half;
+            cos[n] = io.cos[i];
+            sin[n] = io.sin[i];
+        }
         let of_newest = comptime!(WAITS_FOR_K | WAITS_FOR_V);
         let told = params[13] & (WAITS_FOR_Q | select(rows.has_newest, of_newest, 0u32));
         // Of threads that have nothing, none looks.
@@ -209,7 +219,7 @@ pub(super) fn stage<C: Float>(
         let pair = thread + comptime!(n * kernel.threads() as usize);
         let (row, i) = (pair / half, pair % half);
         if comptime!(kernel.rotary) {
-            turn::<C>(&mut seen.q, n, io, params, rows.sequence, i, kernel);
+            turn(&mut seen.q, n, cos[n], sin[n]);
         }
         if row < row_count {
             let at = row * comptime!(kernel.vectors_of_head()) + i;
@@ -219,7 +229,7 @@ pub(super) fn stage<C: Float>(
     }
     if comptime!(kernel.rotary) {
         let i = thread % half;
-        turn::<C>(&mut seen.k, 0usize, io, params, rows.sequence, i, kernel);
+        turn(&mut seen.k, 0usize, cos[0], sin[0]);
         if thread < half {
             let at = comptime!(kernel.rows as usize * kernel.vectors_of_head()) + i;
             let there = place(keys, params[4] as usize - 1, kernel) + i;
