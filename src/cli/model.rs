@@ -54,7 +54,11 @@ impl Source {
         let Some(available) = self.device.available_bytes() else { return Ok(()) };
         let options = LoadOptions { dtype: self.dtype, dequantize, on_bytes: None };
         match self.device.dispatch(CheckMemory { source: self, options, workload, available }) {
-            Err(MemoryError::DoesNotFit(refusal)) => Err(refusal),
+            Err(MemoryError::DoesNotFit(mut refusal)) => {
+                // A backend says what it is, not which device it has.
+                refusal.device = self.device.describe();
+                Err(refusal)
+            }
             Ok(_) | Err(MemoryError::Model(_)) => Ok(()),
         }
     }
