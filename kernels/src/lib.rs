@@ -190,6 +190,16 @@ impl Kernel {
         }
     }
 
+    /// Whether what it reads lies where ids say that are in a buffer: those are not checked by it. All else
+    /// that kernels read and write is where their parameters say.
+    pub fn reads_by_ids(&self) -> bool {
+        match self {
+            Self::Dequantise(kernel) => kernel.gather,
+            Self::Rows(_) => true,
+            _ => false,
+        }
+    }
+
     /// The places among its buffers of those results that others can [wait](Wait) for. They come right
     /// behind the parameters.
     pub fn announces(&self) -> Range<usize> {

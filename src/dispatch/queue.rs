@@ -29,6 +29,8 @@ pub struct Queue {
     /// Whether the device begins the cubes of a list's launches in order, so that a cube may wait for those
     /// of launches before it: see [`Wait`](metal_candle_kernels::Wait).
     pub begins_in_order: bool,
+    /// Whether pipelines may say that the driver need not check their accesses of buffers.
+    pub leaves_checks_out: bool,
 }
 
 static OPEN: Mutex<Option<HashMap<WgpuDevice, Queue>>> = Mutex::new(None);

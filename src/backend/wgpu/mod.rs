@@ -7,6 +7,8 @@
 
 mod adapter;
 mod server;
+#[cfg(not(target_os = "macos"))]
+mod vulkan;
 
 use std::sync::Arc;
 

@@ -25,6 +25,8 @@ use cubecl::{
 use cubecl_runtime::{allocator::ContiguousMemoryLayoutPolicy, logging::ServerLogger};
 use wgpu::{DeviceType, Features};
 
+#[cfg(not(target_os = "macos"))]
+use super::vulkan;
 use super::{AdapterError, ShaderLanguage, WgpuAdapter};
 use crate::dispatch::queue::{self, Queue, TASKS_PER_SUBMISSION};
 
@@ -42,7 +44,7 @@ pub(super) fn open(
     language: ShaderLanguage,
 ) -> Result<WgpuDevice, AdapterError> {
     let options = RuntimeOptions { tasks_max: TASKS_PER_SUBMISSION, ..RuntimeOptions::default() };
-    let (device, queue) = match language {
+    let (device, queue, leaves_checks_out) = match language {
         ShaderLanguage::Wgsl => request_portable(adapter)?,
         native => request_native(adapter, native)?,
     };
@@ -65,6 +67,7 @@ pub(super) fn open(
         },
         multiplies_bytes: multiplies_bytes(adapter, language),
         begins_in_order: begins_in_order(adapter, language),
+        leaves_checks_out,
     };
     let id = if language == ShaderLanguage::Wgsl {
         let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -106,21 +109,19 @@ fn multiplies_bytes(adapter: &WgpuAdapter, language: ShaderLanguage) -> bool {
     }
 }
 
-/// A device with the features that SPIR-V (or MSL) code may use.
+/// A device with the features that SPIR-V (or MSL) code may use, and whether its pipelines can leave checks out.
 #[cfg(not(target_os = "macos"))]
 fn request_native(
     adapter: &WgpuAdapter,
     language: ShaderLanguage,
-) -> Result<(wgpu::Device, wgpu::Queue), AdapterError> {
-    pollster::block_on(cubecl::wgpu::vulkan::request_vulkan_device(&adapter.adapter)).ok_or_else(
-        || AdapterError::Language {
+) -> Result<(wgpu::Device, wgpu::Queue, bool), AdapterError> {
+    let vulkan::Opened { device, queue, leaves_checks_out } = vulkan::open(&adapter.adapter)
+        .map_err(|reason| AdapterError::Language {
             adapter: adapter.describe(),
             language: language.name(),
-            reason: "the driver lacks Vulkan features that the compiler needs (variable pointers, \
-                     16-bit storage, the Vulkan memory model); `--device wgpu` uses WGSL instead"
-                .into(),
-        },
-    )
+            reason,
+        })?;
+    Ok((device, queue, leaves_checks_out))
 }
 
 #[cfg(target_os = "macos")]
@@ -128,22 +129,31 @@ fn request_native(
 fn request_native(
     adapter: &WgpuAdapter,
     _language: ShaderLanguage,
-) -> Result<(wgpu::Device, wgpu::Queue), AdapterError> {
-    Ok(pollster::block_on(cubecl::wgpu::metal::request_metal_device(&adapter.adapter)))
+) -> Result<(wgpu::Device, wgpu::Queue, bool), AdapterError> {
+    let opened = cubecl::wgpu::metal::request_metal_device(&adapter.adapter);
+    let (device, queue) = pollster::block_on(opened);
+    Ok((device, queue, false))
 }
 
 /// A device with what the WebGPU interface itself offers.
-fn request_portable(adapter: &WgpuAdapter) -> Result<(wgpu::Device, wgpu::Queue), AdapterError> {
+fn request_portable(
+    adapter: &WgpuAdapter,
+) -> Result<(wgpu::Device, wgpu::Queue, bool), AdapterError> {
     let features = adapter.adapter.features() & portable_features();
-    pollster::block_on(adapter.adapter.request_device(&wgpu::DeviceDescriptor {
+    let opened = pollster::block_on(adapter.adapter.request_device(&wgpu::DeviceDescriptor {
         label: None,
         required_features: features,
         required_limits: adapter.adapter.limits(),
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         trace: wgpu::Trace::Off,
         experimental_features: wgpu::ExperimentalFeatures::disabled(),
-    }))
-    .map_err(|error| AdapterError::Open { adapter: adapter.describe(), reason: error.to_string() })
+    }));
+    let refused = |error: wgpu::RequestDeviceError| AdapterError::Open {
+        adapter: adapter.describe(),
+        reason: error.to_string(),
+    };
+    let (device, queue) = opened.map_err(refused)?;
+    Ok((device, queue, false))
 }
 
 fn portable_features() -> Features {

@@ -13,7 +13,7 @@
 //!   it first ([`Encoder::show`]): it is cleared then, if ever.
 //! - Lifetimes: bind groups keep their buffers, and are only dropped when the GPU is done with what was submitted.
 
-use std::sync::Arc;
+use std::{ffi::CString, sync::Arc};
 
 use ash::vk::{self, AccessFlags as Access, PipelineStageFlags as Stages};
 use cubecl::{
@@ -44,27 +44,34 @@ use crate::dispatch::{
     written::BLOCK_BYTES,
 };
 
+/// The environment variable that, set to 1, has the driver check every access of a buffer: for comparing.
+const CHECKS_VARIABLE: &str = "METAL_CANDLE_CHECKS";
+
 /// The environment variable that, set to 1, has a barrier before every launch: for comparing.
 const BARRIERS_VARIABLE: &str = "METAL_CANDLE_BARRIERS";
 
 /// A compiled kernel. It is never destroyed: devices, and their pipelines, live as long as the program.
 pub(in crate::dispatch) struct Pipeline {
-    compiled: vulkan::ComputePipeline,
+    compiled: vk::Pipeline,
     layouts: Arc<Layouts>,
     /// What it was compiled from.
     module: Arc<Module>,
 }
 
-/// How buffers are bound to a kernel.
+/// How buffers are bound to a kernel: as wgpu has it, which binds them, and the same of our own, which a pipeline
+/// is made with. (They are compatible, for they are defined alike.)
 struct Layouts {
     pipeline: vulkan::PipelineLayout,
     group: vulkan::BindGroupLayout,
+    raw: vk::PipelineLayout,
 }
 
 struct Module {
     /// Of its entry point.
     name: String,
     words: Vec<u32>,
+    /// Whether the driver is to check what its launches read and write, if it does.
+    is_checked: bool,
 }
 
 impl Pipeline {
@@ -81,7 +88,7 @@ impl Pipeline {
         // SAFETY: the device is alive, and the module is what it took, with constants in it.
         let compiled = unsafe {
             let device = queue.device.as_hal::<Vulkan>().ok_or("the device is gone")?;
-            compiled(&device, &layouts, &module.name, &made)
+            compiled(&device, &layouts, &module, &made, queue)
         }?;
         Ok(Self { compiled, layouts, module })
     }
@@ -227,12 +234,16 @@ impl Encoder {
         let Some(AutoRepresentation::SpirV(kernel)) = repr else {
             return Err("it was not compiled to SPIR-V".into());
         };
-        let module = Module { name: entrypoint_name, words: kernel.assembled_module };
+        let module = Module {
+            name: entrypoint_name,
+            words: kernel.assembled_module,
+            is_checked: task.kernel.reads_by_ids() || is_set(CHECKS_VARIABLE),
+        };
         // SAFETY: the device is alive, and makes and takes these objects.
         unsafe {
             let device = self.queue.device.as_hal::<Vulkan>().ok_or("the device is gone")?;
             let layouts = layouts(&device, kernel.bindings.len())?;
-            let compiled = compiled(&device, &layouts, &module.name, &module.words)?;
+            let compiled = compiled(&device, &layouts, &module, &module.words, &self.queue)?;
             Ok(Pipeline { compiled, layouts: Arc::new(layouts), module: Arc::new(module) })
         }
     }
@@ -405,40 +416,75 @@ unsafe fn layouts(device: &vulkan::Device, buffers: usize) -> Result<Layouts, St
                 immediate_size: 0,
             })
             .map_err(|error| error.to_string())?;
-        Ok(Layouts { pipeline, group })
+        let raw = raw_layout(device.raw_device(), buffers).map_err(|error| error.to_string())?;
+        Ok(Layouts { pipeline, group, raw })
     }
 }
 
 /// # Safety
-/// The module must be valid SPIR-V whose buffers are as the layouts have them.
+/// The device must be alive.
+unsafe fn raw_layout(
+    device: &ash::Device,
+    buffers: usize,
+) -> ash::prelude::VkResult<vk::PipelineLayout> {
+    let binding = |i| {
+        vk::DescriptorSetLayoutBinding::default()
+            .binding(i)
+            .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
+            .descriptor_count(1)
+            .stage_flags(vk::ShaderStageFlags::COMPUTE)
+    };
+    let bindings: Vec<_> = (0..).take(buffers).map(binding).collect();
+    let group = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
+    // SAFETY: as the caller says. They are never destroyed: the device lives as long as the program.
+    unsafe {
+        let groups = [device.create_descriptor_set_layout(&group, None)?];
+        let layout = vk::PipelineLayoutCreateInfo::default().set_layouts(&groups);
+        device.create_pipeline_layout(&layout, None)
+    }
+}
+
+/// Compiles a module, or what was made of it. Where a pipeline may say so, the driver does not check what its
+/// launches read and write: kernels see to that themselves, by their parameters, and a launch's buffers are as these
+/// say ([`Kernels::launch`](crate::dispatch::Kernels::launch)). Where they do not is found by running them with
+/// checked buffers (`tests/msl.rs`).
+///
+/// # Safety
+/// The words must be valid SPIR-V whose buffers are as the layouts have them.
 unsafe fn compiled(
     device: &vulkan::Device,
     layouts: &Layouts,
-    name: &str,
+    module: &Module,
     words: &[u32],
-) -> Result<vulkan::ComputePipeline, String> {
+    queue: &Queue,
+) -> Result<vk::Pipeline, String> {
+    use vk::{
+        PipelineRobustnessBufferBehaviorEXT as Buffers,
+        PipelineRobustnessImageBehaviorEXT as Images,
+    };
+    let name = CString::new(&*module.name).map_err(|error| error.to_string())?;
+    let device = device.raw_device();
+    let mut unchecked = vk::PipelineRobustnessCreateInfoEXT::default()
+        .storage_buffers(Buffers::DISABLED)
+        .uniform_buffers(Buffers::DISABLED)
+        .vertex_inputs(Buffers::DISABLED)
+        .images(Images::DISABLED);
     // SAFETY: all objects are the device's own.
     unsafe {
-        let descriptor = hal::ShaderModuleDescriptor {
-            label: None,
-            runtime_checks: wgpu::ShaderRuntimeChecks::unchecked(),
-        };
-        let module = device
-            .create_shader_module(&descriptor, hal::ShaderInput::SpirV(words))
-            .map_err(|error| error.to_string())?;
-        let compiled = device.create_compute_pipeline(&hal::ComputePipelineDescriptor {
-            label: None,
-            layout: &layouts.pipeline,
-            stage: hal::ProgrammableStage {
-                module: &module,
-                entry_point: name,
-                constants: &Default::default(),
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None::<&vulkan::PipelineCache>,
-        });
-        device.destroy_shader_module(module);
-        compiled.map_err(|error| error.to_string())
+        let code = vk::ShaderModuleCreateInfo::default().code(words);
+        let code = device.create_shader_module(&code, None).map_err(|error| error.to_string())?;
+        let stage = vk::PipelineShaderStageCreateInfo::default()
+            .stage(vk::ShaderStageFlags::COMPUTE)
+            .module(code)
+            .name(&name);
+        let mut info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layouts.raw);
+        if queue.leaves_checks_out && !module.is_checked {
+            info = info.push_next(&mut unchecked);
+        }
+        let made = device.create_compute_pipelines(vk::PipelineCache::null(), &[info], None);
+        device.destroy_shader_module(code, None);
+        let made = made.map_err(|(_, error)| error.to_string())?;
+        made.first().copied().ok_or_else(|| "no pipeline was made".into())
     }
 }
 
@@ -582,7 +628,8 @@ unsafe fn record(
                 barrier(commands, WRITES, USES);
             }
             *since = then;
-            encoder.set_compute_pipeline(&pipeline.compiled);
+            let (device, commands) = commands;
+            device.cmd_bind_pipeline(commands, vk::PipelineBindPoint::COMPUTE, pipeline.compiled);
             encoder.set_bind_group(&pipeline.layouts.pipeline, 0, group, &[]);
             encoder.dispatch([launch.cubes[0], launch.cubes[1], 1]);
         }
