@@ -1,9 +1,14 @@
-//! What is kept from step to step: kernels that were compiled for the sizes of a model's matrices, which give,
-//! bit for bit, what those for all sizes give, and buffers, which must not be kept from others.
+//! What a device keeps: kernels that were compiled for the sizes of a model's matrices, which give, bit for bit,
+//! what those for all sizes give, and memory, which must not be kept from others.
 
+#[path = "lora/models.rs"]
+#[allow(dead_code)] // the adapters' tests use the rest
+mod adapted;
 mod support;
+#[path = "sized/swaps.rs"]
+mod swaps;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::DType;
 use metal_candle::{
@@ -30,8 +35,11 @@ const FEW: u32 = 3;
 /// After so many steps they are.
 const MANY: u32 = 6;
 
-/// Tests count what all of a device has.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Tests count what all threads have of a device: one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn checkpoints() -> impl Iterator<Item = (String, Checkpoint, DType)> {
     let of_files = MODELS.iter().map(|&(path, dtype)| {
@@ -64,7 +72,7 @@ fn steps(model: &dyn CausalLm<Wgpu>, capacity: usize, steps: u32) -> Vec<Vec<f32
 
 #[test]
 fn kernels_for_some_sizes_give_the_same() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let mut counts = Vec::new();
     on_both(|device| {
         let kernels = Kernels::of(device);
@@ -93,7 +101,7 @@ fn a_cache_that_is_gone_leaves_its_memory_to_the_next_one() {
     const CAPACITY: usize = 65_536;
     const CACHE_BYTES: u64 = 2 * 2 * CAPACITY as u64 * 64 * 4;
 
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     // Of other sizes than all models above.
     let config = json!({
         "model_type": "llama", "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,

@@ -74,3 +74,13 @@ pub fn cached<B: Backend>(model: &dyn CausalLm<B>, ids: &[Vec<u32>]) -> Vec<f32>
     }
     last
 }
+
+/// Applies one adapter after the other, and none now and then.
+pub fn swap<B: Backend>(registry: &AdapterRegistry<B>, times: usize) {
+    for i in 0..times {
+        registry.apply_adapter(ADAPTERS[i % 3]).expect("applied");
+        if i % 7 == 0 {
+            registry.remove_adapter();
+        }
+    }
+}

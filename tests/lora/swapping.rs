@@ -7,18 +7,18 @@ use std::{
 };
 
 use burn::tensor::DType;
-use cubecl::{Runtime, wgpu::WgpuRuntime};
 use metal_candle::{
+    Backend,
     adapters::{AdapterRegistry, ApplyAdapter},
-    backend::{Cpu, Wgpu, wgpu::ShaderLanguage},
+    backend::Cpu,
     generation::{GenerateOptions, SamplingOptions, generate},
     models::CausalLm,
 };
 
 use crate::{
     allocations::live_bytes,
-    models::{ADAPTERS, adapted, load, logits, registry},
-    support::{Golden, fixture, max_abs_diff, wgpu},
+    models::{ADAPTERS, adapted, load, logits, registry, swap},
+    support::{EveryBackend, Golden, fixture, max_abs_diff, on},
 };
 
 fn ids() -> Vec<Vec<u32>> {
@@ -27,15 +27,6 @@ fn ids() -> Vec<Vec<u32>> {
 
 fn folder(name: &str) -> std::path::PathBuf {
     fixture(&format!("reference/lora/llama/{name}"))
-}
-
-fn swap<B: metal_candle::Backend>(registry: &AdapterRegistry<B>, times: usize) {
-    for i in 0..times {
-        registry.apply_adapter(ADAPTERS[i % 3]).expect("applied");
-        if i % 7 == 0 {
-            registry.remove_adapter();
-        }
-    }
 }
 
 #[test]
@@ -50,44 +41,6 @@ fn swaps_leave_host_memory_flat() {
     registry.remove_adapter();
     assert_eq!(live_bytes() - before, 0, "bytes are left after 10,000 swaps");
     assert_eq!(registry.bytes_used(), bytes);
-}
-
-#[test]
-fn swaps_leave_device_memory_flat() {
-    let device = wgpu(ShaderLanguage::SpirV).0;
-    let in_use = || WgpuRuntime::client(&device).memory_usage().expect("memory").bytes_in_use;
-    let model = load::<Wgpu>("reference/models/llama", DType::F32, true, &device);
-    let one = {
-        let registry = registry(&model, "llama");
-        registry.list_adapters().iter().map(|info| info.bytes).max().expect("three")
-    };
-    // Room for the largest alone: nearly every swap takes an adapter from host memory.
-    let tight = AdapterRegistry::new(model.slots()).with_budget(one);
-    let roomy = registry(&model, "llama");
-    for name in ADAPTERS {
-        tight.load_adapter(name, &folder(name)).expect(name);
-    }
-    let run = |registry: &AdapterRegistry<Wgpu>| {
-        logits(&registry.adapt(&model).expect("this model"), &ids());
-    };
-    let round = |swaps: usize| {
-        swap(&roomy, swaps);
-        run(&roomy);
-        for i in 0..swaps / 100 {
-            // What is applied is in use, and would not give way.
-            tight.remove_adapter();
-            tight.apply_adapter(ADAPTERS[i % 3]).expect("applied");
-        }
-        run(&tight);
-        tight.remove_adapter();
-        assert!(tight.bytes_used() <= one, "{} of {one}", tight.bytes_used());
-    };
-    round(400);
-    let before = in_use();
-    round(10_000);
-    let after = in_use();
-    // Which adapter stayed last decides about as much.
-    assert!(after <= before + one, "{before} bytes before, {after} after");
 }
 
 #[test]
@@ -178,60 +131,77 @@ fn a_budget_is_kept() {
 
 /// Generations on several threads while another thread swaps: each gives the tokens of the adapter
 /// that it began with, from first to last.
-#[test]
-fn no_sequence_mixes_adapters() {
-    let model = load::<Cpu>("reference/models/llama", DType::F32, true, &Default::default());
-    let registry = registry(&model, "llama");
-    let prompt = &ids()[0][..6];
-    let tokens = |model: &dyn CausalLm<Cpu>| {
-        let options = GenerateOptions {
-            max_tokens: 12,
-            sampling: SamplingOptions::default(),
-            stop: vec![],
-            stop_tokens: vec![],
+struct Generations;
+
+impl EveryBackend for Generations {
+    fn run<B: Backend>(&mut self, label: &str, device: &B::Device) {
+        let model = load::<B>("reference/models/llama", DType::F32, true, device);
+        let registry = registry(&model, "llama");
+        let prompt = &ids()[0][..6];
+        let tokens = |model: &dyn CausalLm<B>| {
+            let options = GenerateOptions {
+                max_tokens: 12,
+                sampling: SamplingOptions::default(),
+                stop: vec![],
+                stop_tokens: vec![],
+            };
+            generate(model, None, prompt, &options, |_| ()).expect("generated").tokens
         };
-        generate(model, None, prompt, &options, |_| ()).expect("generated").tokens
-    };
-    let mut expected = vec![(Vec::new(), tokens(&*model))];
-    for name in ADAPTERS {
-        let model = adapted(&model, &registry, &[(name, 1.0)]);
-        expected.push((vec![(name.to_owned(), 1.0)], tokens(&model)));
-    }
-    for (i, (_, one)) in expected.iter().enumerate() {
-        assert!(expected[..i].iter().all(|(_, other)| other != one), "adapters must be told apart");
-    }
-    registry.remove_adapter();
-    let (started, done) = (Instant::now(), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for i in 0.. {
-                if done.load(Ordering::Relaxed) {
-                    break;
+        let mut expected = vec![(Vec::new(), tokens(&*model))];
+        for name in ADAPTERS {
+            let model = adapted(&model, &registry, &[(name, 1.0)]);
+            expected.push((vec![(name.to_owned(), 1.0)], tokens(&model)));
+        }
+        for (i, (_, one)) in expected.iter().enumerate() {
+            assert!(
+                expected[..i].iter().all(|(_, other)| other != one),
+                "adapters must be told apart"
+            );
+        }
+        registry.remove_adapter();
+        let (started, done) = (Instant::now(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    registry.apply_adapter(ADAPTERS[i % 3]).expect("applied");
+                    thread::sleep(Duration::from_micros(200));
                 }
-                registry.apply_adapter(ADAPTERS[i % 3]).expect("applied");
-                thread::sleep(Duration::from_micros(200));
+            });
+            let run = || {
+                let mut seen: Vec<String> = Vec::new();
+                // Until every adapter has had its turn; a minute is for a machine that hangs.
+                while seen.len() < ADAPTERS.len() && started.elapsed() < Duration::from_mins(1) {
+                    let model = registry.adapt(&model).expect("this model");
+                    let members = model.set().members().to_vec();
+                    let (_, want) =
+                        expected.iter().find(|(of, _)| *of == members).expect("one of them");
+                    assert_eq!(tokens(&model), *want, "{label} with {members:?}");
+                    let new = members.into_iter().map(|(name, _)| name);
+                    seen.extend(new.filter(|name| !seen.contains(name)).collect::<Vec<_>>());
+                }
+                seen.len()
+            };
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+            let seen: Vec<_> = runs.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            // Before anything is asserted: the other thread must end.
+            done.store(true, Ordering::Relaxed);
+            for seen in seen {
+                assert_eq!(
+                    seen.expect("no sequence mixes adapters"),
+                    ADAPTERS.len(),
+                    "of a minute"
+                );
             }
         });
-        let run = || {
-            let mut seen: Vec<String> = Vec::new();
-            // Until every adapter has had its turn; a minute is for a machine that hangs.
-            while seen.len() < ADAPTERS.len() && started.elapsed() < Duration::from_mins(1) {
-                let model = registry.adapt(&model).expect("this model");
-                let members = model.set().members().to_vec();
-                let (_, want) =
-                    expected.iter().find(|(of, _)| *of == members).expect("one of them");
-                assert_eq!(tokens(&model), *want, "with {members:?}");
-                let new = members.into_iter().map(|(name, _)| name);
-                seen.extend(new.filter(|name| !seen.contains(name)).collect::<Vec<_>>());
-            }
-            seen.len()
-        };
-        let runs: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
-        let seen: Vec<_> = runs.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        // Before anything is asserted: the other thread must end.
-        done.store(true, Ordering::Relaxed);
-        for seen in seen {
-            assert_eq!(seen.expect("no sequence mixes adapters"), ADAPTERS.len(), "of a minute");
-        }
-    });
+    }
+}
+
+#[test]
+fn no_sequence_mixes_adapters() {
+    for backend in ["cpu", "wgpu-spirv", "wgpu-wgsl"] {
+        on(backend, &mut Generations);
+    }
 }

@@ -30,6 +30,14 @@ impl Gpu for WgpuRuntime {
     }
 }
 
+/// A device of an adapter.
+struct Opened {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    /// Whether pipelines may say that the driver need not check their accesses of buffers.
+    leaves_checks_out: bool,
+}
+
 /// What kernels are compiled to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ShaderLanguage {

@@ -22,12 +22,16 @@ use cubecl::{
     server::ServerUtilities,
     wgpu::{AutoCompiler, WgpuServer},
 };
-use cubecl_runtime::{allocator::ContiguousMemoryLayoutPolicy, logging::ServerLogger};
+use cubecl_runtime::{
+    allocator::ContiguousMemoryLayoutPolicy,
+    config::{CubeClRuntimeConfig, RuntimeConfig as _},
+    logging::ServerLogger,
+};
 use wgpu::{DeviceType, Features};
 
 #[cfg(not(target_os = "macos"))]
 use super::vulkan;
-use super::{AdapterError, ShaderLanguage, WgpuAdapter};
+use super::{AdapterError, Opened, ShaderLanguage, WgpuAdapter};
 use crate::dispatch::queue::{self, Queue, TASKS_PER_SUBMISSION};
 
 /// The API that cubecl's server of a WGSL device takes itself to be on, for that alone decides
@@ -44,7 +48,7 @@ pub(super) fn open(
     language: ShaderLanguage,
 ) -> Result<WgpuDevice, AdapterError> {
     let options = RuntimeOptions { tasks_max: TASKS_PER_SUBMISSION, ..RuntimeOptions::default() };
-    let (device, queue, leaves_checks_out) = match language {
+    let Opened { device, queue, leaves_checks_out } = match language {
         ShaderLanguage::Wgsl => request_portable(adapter)?,
         native => request_native(adapter, native)?,
     };
@@ -69,15 +73,34 @@ pub(super) fn open(
         begins_in_order: begins_in_order(adapter, language),
         leaves_checks_out,
     };
-    let id = if language == ShaderLanguage::Wgsl {
-        let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
-        let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
-        id
-    } else {
-        init_device(setup, options)
-    };
+    let id = with_one_stream(|| {
+        if language == ShaderLanguage::Wgsl {
+            let id = WgpuDevice::Existing(NEXT.fetch_add(1, Ordering::Relaxed));
+            let _client = ComputeClient::<WgpuRuntime>::init(&id, wgsl_server(setup, options));
+            id
+        } else {
+            init_device(setup, options)
+        }
+    });
     queue::register(id.clone(), queue);
     Ok(id)
+}
+
+/// Starts a server of which all threads share one stream.
+///
+/// CubeCL would have up to 128 of them, each with memory of its own. They wait for each other where one launches
+/// something that takes another's memory; but that other one may have new contents for it before the launch is
+/// encoded, once nobody holds it any more. Parameters, weights and adapters are what threads have in common, and
+/// there is one queue behind all streams anyway.
+fn with_one_stream<T>(start: impl FnOnce() -> T) -> T {
+    let set = |config| *CubeClRuntimeConfig::storage().lock() = Some(config);
+    let others = CubeClRuntimeConfig::get();
+    let mut ours = CubeClRuntimeConfig::clone(&others);
+    ours.streaming.max_streams = 1;
+    set(Arc::new(ours));
+    let started = start();
+    set(others);
+    started
 }
 
 /// NVIDIA's number at the PCI SIG.
@@ -109,19 +132,14 @@ fn multiplies_bytes(adapter: &WgpuAdapter, language: ShaderLanguage) -> bool {
     }
 }
 
-/// A device with the features that SPIR-V (or MSL) code may use, and whether its pipelines can leave checks out.
+/// A device with the features that SPIR-V (or MSL) code may use.
 #[cfg(not(target_os = "macos"))]
-fn request_native(
-    adapter: &WgpuAdapter,
-    language: ShaderLanguage,
-) -> Result<(wgpu::Device, wgpu::Queue, bool), AdapterError> {
-    let vulkan::Opened { device, queue, leaves_checks_out } = vulkan::open(&adapter.adapter)
-        .map_err(|reason| AdapterError::Language {
-            adapter: adapter.describe(),
-            language: language.name(),
-            reason,
-        })?;
-    Ok((device, queue, leaves_checks_out))
+fn request_native(adapter: &WgpuAdapter, language: ShaderLanguage) -> Result<Opened, AdapterError> {
+    vulkan::open(&adapter.adapter).map_err(|reason| AdapterError::Language {
+        adapter: adapter.describe(),
+        language: language.name(),
+        reason,
+    })
 }
 
 #[cfg(target_os = "macos")]
@@ -129,16 +147,14 @@ fn request_native(
 fn request_native(
     adapter: &WgpuAdapter,
     _language: ShaderLanguage,
-) -> Result<(wgpu::Device, wgpu::Queue, bool), AdapterError> {
+) -> Result<Opened, AdapterError> {
     let opened = cubecl::wgpu::metal::request_metal_device(&adapter.adapter);
     let (device, queue) = pollster::block_on(opened);
-    Ok((device, queue, false))
+    Ok(Opened { device, queue, leaves_checks_out: false })
 }
 
 /// A device with what the WebGPU interface itself offers.
-fn request_portable(
-    adapter: &WgpuAdapter,
-) -> Result<(wgpu::Device, wgpu::Queue, bool), AdapterError> {
+fn request_portable(adapter: &WgpuAdapter) -> Result<Opened, AdapterError> {
     let features = adapter.adapter.features() & portable_features();
     let opened = pollster::block_on(adapter.adapter.request_device(&wgpu::DeviceDescriptor {
         label: None,
@@ -153,7 +169,7 @@ fn request_portable(
         reason: error.to_string(),
     };
     let (device, queue) = opened.map_err(refused)?;
-    Ok((device, queue, false))
+    Ok(Opened { device, queue, leaves_checks_out: false })
 }
 
 fn portable_features() -> Features {
@@ -255,5 +271,62 @@ fn register_types(properties: &mut DeviceProperties, features: Features) {
             Type::new(StorageType::Atomic(elem)),
             AtomicUsage::LoadStore | AtomicUsage::Add,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc::channel, thread};
+
+    use cubecl::server::Handle;
+    use metal_candle_kernels::{Kernel, copy::Copy};
+
+    use super::*;
+    use crate::{
+        dispatch::Kernels,
+        testing::{INSTALL_A_DRIVER, open_wgpu},
+    };
+
+    /// What a thread has launched may wait for a while. Memory that it reads was another thread's here, which has
+    /// new memory meanwhile.
+    #[test]
+    fn memory_that_a_thread_reads_is_not_given_to_another() {
+        for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
+            let opened = open_wgpu(language);
+            let (device, _) = opened.unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"));
+            let kernels = &*Kernels::of(&device);
+            let copy = Copy { per_thread: 1 };
+            let bytes = copy.bytes_per_cube();
+            let filled = |word: u32| {
+                kernels.upload(bytemuck::cast_slice(&vec![word; bytes / size_of::<u32>()]))
+            };
+            let copied = |from: Handle| {
+                let to = kernels.empty(bytes);
+                // SAFETY: a cube copies so many bytes.
+                let launched =
+                    unsafe { kernels.launch_buffers(Kernel::Copy(copy), 1, &[&from, &to]) };
+                launched.expect("a kernel");
+                to
+            };
+            // The first launch of a kernel waits for nothing.
+            copied(filled(0));
+            thread::scope(|scope| {
+                let (lend, lent) = channel();
+                let (give_back, given_back) = channel();
+                let other = scope.spawn(move || {
+                    lend.send(filled(1)).expect("somebody takes it");
+                    given_back.recv().expect("it comes back");
+                    let new: Vec<_> = (2..10).map(filled).collect();
+                    kernels.sync();
+                    new
+                });
+                let to = copied(lent.recv().expect("memory"));
+                give_back.send(()).expect("somebody waits");
+                let _new = other.join().expect("no panic");
+                let words = kernels.values::<u32>(to, bytes / size_of::<u32>(), || ());
+                let others = words.expect("they are read").into_iter().find(|&word| word != 1);
+                assert_eq!(others, None, "{language:?}");
+            });
+        }
     }
 }

@@ -15,19 +15,13 @@ use wgpu::{
     hal::{api::Vulkan, vulkan},
 };
 
+use super::Opened;
+
 /// What is asked for, in the order of [`kinds`].
 const MEMORY_MODEL: usize = 0;
 const DEVICE_ADDRESS: usize = 1;
 const INDEX_64: usize = 2;
 const PIPELINE_ROBUSTNESS: usize = 3;
-
-/// A device that was opened.
-pub(super) struct Opened {
-    pub(super) device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
-    /// Whether pipelines may say that the driver need not check their accesses of buffers.
-    pub(super) leaves_checks_out: bool,
-}
 
 /// A structure of features that Vulkan may have.
 struct Kind {
