@@ -7,7 +7,7 @@ use metal_candle::{
     device::DeviceError,
     dispatch::{
         Choices,
-        tune::{self, Timing, Tuner, attention_class, matvec_class},
+        tune::{self, Timing, Tuner, attention_class, fewest_parts, matvec_class},
     },
     models::DecoderConfig,
     quant::Encoding,
@@ -90,8 +90,8 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
             for (splits, timing) in timings.iter().take(args.top) {
                 say(format!("attention d{dim} {keys} keys, {splits} parts"), timing, ceiling);
             }
-            if let Some((splits, _)) = timings.first() {
-                chosen.attention.insert(attention_class(dim, kernels.f16(), &params), *splits);
+            if let Some(splits) = fewest_parts(&timings) {
+                chosen.attention.insert(attention_class(dim, kernels.f16(), &params), splits);
             }
         }
     }

@@ -165,7 +165,12 @@ impl Ahead {
     /// What was listed; `None` when nothing in it takes ids.
     pub(super) fn new(gatherer: &Arc<Gatherer>, later: &Arc<Later>) -> Option<Self> {
         later.taken()?;
-        Some(Self { gatherer: gatherer.clone(), later: later.clone() })
+        Some(Self::without_ids(gatherer, later))
+    }
+
+    /// What was listed, to [`follow`](Self::follow) what was submitted before, whether it takes ids or not.
+    pub(super) fn without_ids(gatherer: &Arc<Gatherer>, later: &Arc<Later>) -> Self {
+        Self { gatherer: gatherer.clone(), later: later.clone() }
     }
 
     /// Submits it with these ids, as many as were listed; `false` when it was given up.

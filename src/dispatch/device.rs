@@ -560,6 +560,12 @@ impl Kernels {
         Ok(cubecl::future::block_on(time.resolve()).duration())
     }
 
+    /// The time that the device takes for what `work` lists, which is submitted as a whole; `None` where nothing
+    /// can be listed, where the device has no clock, or when `work` did more than that.
+    pub(super) fn time_list(&self, work: impl FnOnce()) -> Option<Result<Duration, String>> {
+        self.gatherer.as_ref()?.time(work)
+    }
+
     /// How many kernels were compiled for sizes that lists launch them with again and again.
     pub fn sized_kernels(&self) -> usize {
         self.gatherer.as_ref().map_or(0, |gatherer| gatherer.sized_kernels())

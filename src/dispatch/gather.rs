@@ -22,6 +22,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,7 +37,7 @@ use super::{
     ahead::{self, Ahead, Later, Recorded},
     client::Client,
     device::is_set,
-    encode::{self, Commands, Encoder, Pipeline},
+    encode::{self, Clock, Commands, Encoder, Pipeline},
     fresh::{self, Fresh},
     pipelines::{Pipelines, Sizes, Wanted},
     places::Places,
@@ -268,6 +269,24 @@ impl Gatherer {
             later.give_up();
         }
         Some((made, listed?))
+    }
+
+    /// Runs `work` with a list open on this thread, and submits it as a whole: the time that the device takes for
+    /// it. `None` within another list, when `work` did more than to list launches, and where the device has no
+    /// clock.
+    pub(super) fn time(self: &Arc<Self>, work: impl FnOnce()) -> Option<Result<Duration, String>> {
+        let clock = Arc::new(Clock::new(&self.queue)?);
+        let later = Later::new(None);
+        let close = self.open(Some(later.clone()))?;
+        later.recorded().commands = Some(Commands::timed(&self.queue, clock.clone()));
+        later.opened();
+        work();
+        drop(close);
+        if !Ahead::without_ids(self, &later).follow() {
+            return None;
+        }
+        let submitted = self.server.submit_blocking(|_| ()).map_err(|error| format!("{error:?}"));
+        Some(submitted.and_then(|()| clock.read(&self.queue)))
     }
 
     /// Has another step follow in the open list, which takes so many ids from a buffer, if it is one of those.
@@ -671,15 +690,18 @@ fn flush(server: &mut WgpuServer) {
 
 #[cfg(test)]
 mod tests {
+    use metal_candle_kernels::{Kernel, copy::Copy};
+
     use super::*;
     use crate::{
+        backend::wgpu::ShaderLanguage,
         dispatch::Kernels,
         testing::{INSTALL_A_DRIVER, open_wgpu},
     };
 
     #[test]
     fn what_is_lost_is_missed_by_who_reads() {
-        let opened = open_wgpu(crate::backend::wgpu::ShaderLanguage::SpirV);
+        let opened = open_wgpu(ShaderLanguage::SpirV);
         let (device, _) = opened.unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"));
         let gatherer = Gatherer::new(&device).expect("this crate opened it");
         let kernels = Kernels::of(&device);
@@ -689,5 +711,33 @@ mod tests {
         gatherer.on_server(|_| panic!("a list was refused"));
         let error = read().expect_err("something was lost");
         assert!(error.contains("a list was refused"), "{error}");
+    }
+
+    #[test]
+    fn a_list_is_timed() {
+        for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
+            let opened = open_wgpu(language);
+            let (device, _) = opened.unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"));
+            let kernels = Kernels::of(&device);
+            let copy = Copy { per_thread: 1 };
+            let from = kernels.upload(&vec![7; copy.bytes_per_cube()]);
+            let to = kernels.empty(copy.bytes_per_cube());
+            let launch = || {
+                // SAFETY: a cube copies as much as they hold.
+                let launched =
+                    unsafe { kernels.launch_buffers(Kernel::Copy(copy), 1, &[&from, &to]) };
+                launched.expect("a kernel");
+            };
+            let time = kernels.time_list(launch).expect("it has a clock").expect("a time");
+            assert!(time > Duration::ZERO, "{language:?}");
+            let read = || kernels.download(to.clone()).expect("read");
+            assert_eq!(read(), vec![7; copy.bytes_per_cube()]);
+            // More than launches.
+            let time = kernels.time_list(|| {
+                launch();
+                submit();
+            });
+            assert!(time.is_none(), "{language:?}");
+        }
     }
 }

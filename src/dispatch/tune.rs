@@ -1,7 +1,11 @@
 //! Timing the variants of a family on a device, and remembering which was the fastest.
 //!
 //! Times are the device's own where it has timestamps. A shape is measured over several copies of
-//! its data, so that no cache holds them from one launch to the next.
+//! its data, so that no cache holds them from one launch to the next. Products are launched one behind the other
+//! with barriers between them; attention, of which a step has two launches for each layer, as steps have it
+//! ([`attention`]).
+
+mod attention;
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use cubecl::server::Handle;
-use metal_candle_kernels::{Format, Kernel, attention, copy, matvec, table};
+use metal_candle_kernels::{Format, Kernel, attention::Params, copy, matvec, table};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Kernels, LaunchError, choose, queue::TASKS_PER_SUBMISSION};
+use super::{Kernels, LaunchError, queue::TASKS_PER_SUBMISSION};
+pub use attention::fewest_parts;
 
 /// Data that a measurement goes through before it meets the same bytes again.
 const WORKING_SET: usize = 256 << 20;
@@ -55,7 +61,7 @@ pub enum TuneError {
 pub struct Timing {
     /// The kernel's name.
     pub kernel: String,
-    /// Seconds of one launch: the median.
+    /// Seconds of one launch, or of the two of attention: the median.
     pub seconds: f64,
     /// Bytes that it must read and write.
     pub bytes: u64,
@@ -89,8 +95,8 @@ pub fn matvec_class(format: Format, params: &matvec::Params) -> String {
 
 /// The shapes that share a choice: head dimension and type of the cache, heads, sequences, query
 /// rows, and the keys to the next power of two.
-pub fn attention_class(dim: u32, f16: bool, params: &attention::Params) -> String {
-    let attention::Params { batch, len, heads, kv_heads, keys, .. } = params;
+pub fn attention_class(dim: u32, f16: bool, params: &Params) -> String {
+    let Params { batch, len, heads, kv_heads, keys, .. } = params;
     let (ty, keys) = (if f16 { "f16" } else { "f32" }, keys.next_power_of_two());
     format!("d{dim} {ty} {heads}/{kv_heads} b{batch} x{len} {keys}")
 }
@@ -237,8 +243,8 @@ impl<'a> Tuner<'a> {
         let bytes = rows * (columns / format.block_len()) * format.block_bytes();
         let copies = WORKING_SET.div_ceil(bytes).clamp(1, 64);
         let weights = Noise::default().buffers(self.kernels, bytes + 4, copies);
-        let x = Noise::default().buffers(self.kernels, columns * params.batch as usize * 4, 1);
-        let added = Noise::default().buffers(self.kernels, rows * params.batch as usize * 4, 1);
+        let x = Noise::default().buffer(self.kernels, columns * params.batch as usize * 4);
+        let added = Noise::default().buffer(self.kernels, rows * params.batch as usize * 4);
         let out = self.kernels.empty(rows * params.batch as usize * 4);
         let moved = bytes + (columns + rows) * params.batch as usize * 4;
         let mut timings = Vec::new();
@@ -253,10 +259,10 @@ impl<'a> Tuner<'a> {
                 continue;
             }
             let seconds = self.time(timings.is_empty(), 1, |i| {
-                let mut inputs = vec![&weights[i % copies], &x[0]];
+                let mut inputs = vec![&weights[i % copies], &x];
                 // The gain of the norm.
-                inputs.extend(variant.normed.then_some(&x[0]));
-                inputs.push(&added[0]);
+                inputs.extend(variant.normed.then_some(&x));
+                inputs.push(&added);
                 let cubes = variant.cubes(params);
                 // SAFETY: the buffers were made for these parameters.
                 unsafe { self.kernels.launch(kernel, cubes, &inputs, params.words(), &[&out]) }
@@ -264,70 +270,6 @@ impl<'a> Tuner<'a> {
             timings.push(Timing { kernel: kernel.name(), seconds, bytes: moved as u64 });
         }
         timings.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        Ok(timings)
-    }
-
-    /// Times attention with heads of `dim` values, over a cache of f16 or f32, for several numbers of
-    /// parts, the fastest first. There is none where no kernel takes it.
-    ///
-    /// # Errors
-    /// [`TuneError`].
-    pub fn attention(
-        &self,
-        dim: u32,
-        f16: bool,
-        params: attention::Params,
-    ) -> Result<Vec<(u32, Timing)>, TuneError> {
-        let element = if f16 { 2 } else { 4 };
-        let positions = (params.batch * params.kv_heads * params.capacity) as usize;
-        let bytes = positions * dim as usize * element;
-        let copies = WORKING_SET.div_ceil(2 * bytes).clamp(1, 32);
-        let caches = Noise::default().buffers(self.kernels, bytes, 2 * copies);
-        let q_len = (params.rows() * dim) as usize * 4;
-        let q = Noise::default().buffers(self.kernels, q_len, 1);
-        let out = self.kernels.empty(q_len);
-        let padding = self.kernels.params(&[0]);
-        let read = 2 * (params.batch * params.kv_heads * params.keys * dim) as usize * element;
-        let mut timings = Vec::new();
-        for splits in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
-            if splits * 32 > params.keys {
-                break;
-            }
-            let params = attention::Params { splits, ..params };
-            let Some(decode) = choose::decode(self.kernels, dim, f16, false, &params) else {
-                break;
-            };
-            let launches = if splits == 1 { 1 } else { 2 };
-            let vectors = self.kernels.empty((params.parts() * dim) as usize * 4);
-            let ends = self.kernels.empty(params.parts() as usize * 2 * 4);
-            let merge = attention::Merge { dim };
-            let seconds = self.time(timings.is_empty(), launches, |i| {
-                let (keys, values) = (&caches[2 * (i % copies)], &caches[2 * (i % copies) + 1]);
-                // SAFETY: the buffers were made for these parameters.
-                unsafe {
-                    self.kernels.launch(
-                        Kernel::Decode(decode),
-                        decode.cubes(&params),
-                        &[&q[0], keys, values, &padding],
-                        params.words(),
-                        &[&vectors, &ends],
-                    )?;
-                    if splits == 1 {
-                        return Ok(());
-                    }
-                    self.kernels.launch(
-                        Kernel::Merge(merge),
-                        merge.cubes(&params),
-                        &[&vectors, &ends],
-                        params.words(),
-                        &[&out],
-                    )
-                }
-            })?;
-            let kernel = Kernel::Decode(decode).name();
-            timings.push((splits, Timing { kernel, seconds, bytes: read as u64 }));
-        }
-        timings.sort_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds));
         Ok(timings)
     }
 }
@@ -343,6 +285,10 @@ impl Default for Noise {
 }
 
 impl Noise {
+    fn buffer(mut self, kernels: &Kernels, bytes: usize) -> Handle {
+        self.buffers(kernels, bytes, 1).remove(0)
+    }
+
     fn buffers(&mut self, kernels: &Kernels, bytes: usize, count: usize) -> Vec<Handle> {
         let words: Vec<u32> = (0..bytes.div_ceil(4))
             .map(|_| {
@@ -353,6 +299,7 @@ impl Noise {
                 ((self.0 >> 20) as u32 & 0x83ff_83ff) | 0x3000_3000
             })
             .collect();
-        (0..count).map(|_| kernels.upload(bytemuck::cast_slice(&words))).collect()
+        let words = Bytes::copy_from_slice(bytemuck::cast_slice(&words));
+        (0..count).map(|_| kernels.upload_at_once(&words)).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Turning a list of launches into one command buffer. There are two ways: through wgpu's own encoder,
 //! which every API has, and past it on Vulkan.
 
+mod clock;
 #[cfg(not(target_os = "macos"))]
 mod hazards;
 #[cfg(not(target_os = "macos"))]
@@ -28,6 +29,7 @@ use super::{
     read_back::{Kind, Landing, ReadBack},
     task::Task,
 };
+pub(super) use clock::Clock;
 #[cfg(not(target_os = "macos"))]
 pub(super) use mapped::{Mapped, Way};
 
@@ -45,6 +47,8 @@ pub(super) struct Commands {
     /// What of them lies past wgpu's encoder.
     #[cfg(not(target_os = "macos"))]
     past: vulkan::Recorded,
+    /// What times them.
+    clock: Option<Arc<Clock>>,
 }
 
 impl Commands {
@@ -54,7 +58,13 @@ impl Commands {
             encoder: queue.device.create_command_encoder(&Default::default()),
             #[cfg(not(target_os = "macos"))]
             past: vulkan::Recorded::default(),
+            clock: None,
         }
+    }
+
+    /// None so far, and how long they take will be known.
+    pub(super) fn timed(queue: &Queue, clock: Arc<Clock>) -> Self {
+        Self { clock: Some(clock), ..Self::new(queue) }
     }
 
     /// Has the beginning of a place copied to the host behind them.
@@ -79,7 +89,11 @@ impl Commands {
     pub(super) fn submit(mut self, queue: &Queue) -> wgpu::SubmissionIndex {
         #[cfg(not(target_os = "macos"))]
         self.past.end(queue, &mut self.encoder);
-        let index = queue.queue.submit([self.encoder.finish()]);
+        let commands = self.encoder.finish();
+        let index = match self.clock {
+            None => queue.queue.submit([commands]),
+            Some(clock) => queue.queue.submit(clock.around(commands, queue)),
+        };
         #[cfg(not(target_os = "macos"))]
         self.past.hold(queue);
         index
