@@ -546,11 +546,17 @@ impl Kernels {
             .with_buffers(buffers.iter().map(|&handle| handle.clone().binding()).collect())
             .with_info(MetadataBindingInfo::default());
         let count = CubeCount::Static(x, y, 1);
-        // SAFETY: every index is checked against the parameters, and the caller vouches for those.
-        with_client!(&self.client, client => unsafe {
-            client.launch_unchecked(Box::new(task), count, arguments);
-        });
-        if is_new { self.check(kernel, task) } else { Ok(()) }
+        let launch = || {
+            // SAFETY: every index is checked against the parameters, and the caller vouches for those.
+            with_client!(&self.client, client => unsafe {
+                client.launch_unchecked(Box::new(task), count, arguments);
+            });
+        };
+        if is_new {
+            return self.launch_first(kernel, task, launch);
+        }
+        launch();
+        Ok(())
     }
 
     /// The time that the device spends on what `work` launches.
@@ -585,10 +591,22 @@ impl Kernels {
         lock(&self.choices)
     }
 
-    /// Whether a kernel's first launch went well: CubeCL keeps errors to itself until it is asked.
-    fn check(&self, kernel: Kernel, task: Task) -> Result<(), LaunchError> {
-        let flushed = with_client!(&self.client, client => client.flush());
-        let outcome = flushed.map(|()| task).map_err(|error| {
+    /// A kernel's first launch, and whether it went well. CubeCL keeps errors to itself until it is asked, and
+    /// those of all threads together: none of them comes in between.
+    fn launch_first(
+        &self,
+        kernel: Kernel,
+        task: Task,
+        launch: impl FnOnce() + Send,
+    ) -> Result<(), LaunchError> {
+        let launched = with_client!(&self.client, client => client.exclusive(|| {
+            if let Err(error) = client.flush() {
+                tracing::error!(%error, "an earlier operation failed");
+            }
+            launch();
+            client.flush()
+        }));
+        let outcome = launched.and_then(|flushed| flushed).map(|()| task).map_err(|error| {
             let refusal = LaunchError::Driver { kernel: kernel.name(), reason: error.to_string() };
             tracing::warn!(%refusal, "using other operations instead");
             refusal
