@@ -308,7 +308,7 @@ mod tests {
                 launched.expect("a kernel");
                 to
             };
-            // The first launch of a kernel waits for nothing.
+            // The first launch of a kernel is submitted at once.
             copied(filled(0));
             thread::scope(|scope| {
                 let (lend, lent) = channel();
