@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use metal_candle_kernels::{MatrixUnits, Needs};
+#[allow(unused_imports)] // entries name them, but lints come without any (`build.rs`)
+use metal_candle_kernels::MatrixUnits;
+use metal_candle_kernels::Needs;
 use miniz_oxide::inflate::decompress_to_vec;
 
 /// A language that kernels are generated in.
