@@ -3,7 +3,7 @@
 //! Times are the device's own where it has timestamps. A shape is measured over several copies of
 //! its data, so that no cache holds them from one launch to the next. Products are launched one behind the other
 //! with barriers between them; attention, of which a step has two launches for each layer, as steps have it
-//! ([`attention`]).
+//! (`attention`).
 
 mod attention;
 
@@ -202,8 +202,7 @@ impl<'a> Tuner<'a> {
                 samples.push(time.as_secs_f64() / repeats as f64);
             }
         }
-        samples.sort_by(f64::total_cmp);
-        Ok(samples[samples.len() / 2])
+        Ok(median(samples))
     }
 
     /// The most bytes per second that a plain copy reads and writes together: the ceiling.
@@ -272,6 +271,12 @@ impl<'a> Tuner<'a> {
         timings.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         Ok(timings)
     }
+}
+
+/// The middle one of some samples.
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
 }
 
 /// Bytes that are valid as f32, as f16 and as blocks of every format: small numbers.

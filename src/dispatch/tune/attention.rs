@@ -14,7 +14,7 @@ use metal_candle_kernels::{
     copy::Copy,
 };
 
-use super::{Noise, Timing, TuneError, Tuner};
+use super::{Noise, Timing, TuneError, Tuner, median};
 use crate::dispatch::{Kernels, LaunchError, choose};
 
 /// Bytes of caches at most. Each is used once in a list, as in a step: for what is written, too, a launch would
@@ -57,8 +57,7 @@ impl<'a> Subject<'a> {
         let positions = (params.batch * params.kv_heads * params.capacity * dim) as usize;
         let bytes = positions * if f16 { 2 } else { 4 };
         let count = (CACHES / (2 * bytes)).clamp(1, most);
-        let mut cache = Noise::default();
-        let both = cache.buffers(kernels, bytes, 2 * count);
+        let both = Noise::default().buffers(kernels, bytes, 2 * count);
         let floats = |values: u32| Noise::default().buffer(kernels, values as usize * 4);
         let (newest, half) = (params.batch * params.kv_heads * dim, dim / 2);
         Self {
@@ -157,10 +156,7 @@ impl<'a> Subject<'a> {
         };
         let sample = |_| Ok((time(long)? - time(short)?) / (long - short) as f64);
         let samples = (0..SAMPLES).map(sample).collect::<Result<Vec<_>, TuneError>>();
-        Some(samples.map(|mut samples| {
-            samples.sort_by(f64::total_cmp);
-            samples[samples.len() / 2]
-        }))
+        Some(samples.map(median))
     }
 }
 
