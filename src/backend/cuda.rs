@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 pub use cubecl::cuda::CudaDevice;
-use cubecl::cuda::{CudaRuntime, install};
+use cubecl::{
+    Runtime as _,
+    cuda::{CudaRuntime, install},
+};
 use cudarc::driver::result::{self as driver, DriverError};
 use thiserror::Error;
 
-use super::cube::{Cube, Gpu};
+use super::{
+    cube::{Cube, Gpu},
+    streams::with_one_stream,
+};
 use crate::dispatch::Kernels;
 
 /// The cube backend over CUDA.
@@ -54,7 +60,7 @@ pub fn memory_bytes(device: &CudaDevice) -> Option<u64> {
     unsafe { driver::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
 }
 
-/// The `index`-th CUDA device and its name.
+/// The `index`-th CUDA device and its name. Its threads share one stream.
 ///
 /// # Errors
 /// [`CudaError`] where the machine has no such device, or lacks the driver, NVRTC or CUDA's headers.
@@ -79,5 +85,7 @@ pub fn open(index: usize) -> Result<(CudaDevice, String), CudaError> {
         return Err(CudaError::NotFound { index, count });
     }
     let name = driver::device::get(index as i32).and_then(driver::device::get_name);
-    Ok((CudaDevice::new(index), name.map_err(refused)?))
+    let (device, name) = (CudaDevice::new(index), name.map_err(refused)?);
+    let _client = with_one_stream(|| CudaRuntime::client(&device));
+    Ok((device, name))
 }

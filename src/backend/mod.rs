@@ -37,6 +37,7 @@ mod ops;
 mod packed;
 mod parked;
 mod scratch;
+mod streams;
 pub mod wgpu;
 
 pub use ahead::Ahead;

@@ -22,17 +22,16 @@ use cubecl::{
     server::ServerUtilities,
     wgpu::{AutoCompiler, WgpuServer},
 };
-use cubecl_runtime::{
-    allocator::ContiguousMemoryLayoutPolicy,
-    config::{CubeClRuntimeConfig, RuntimeConfig as _},
-    logging::ServerLogger,
-};
+use cubecl_runtime::{allocator::ContiguousMemoryLayoutPolicy, logging::ServerLogger};
 use wgpu::{DeviceType, Features};
 
 #[cfg(not(target_os = "macos"))]
 use super::vulkan;
 use super::{AdapterError, Opened, ShaderLanguage, WgpuAdapter};
-use crate::dispatch::queue::{self, Queue, TASKS_PER_SUBMISSION};
+use crate::{
+    backend::streams::with_one_stream,
+    dispatch::queue::{self, Queue, TASKS_PER_SUBMISSION},
+};
 
 /// The API that cubecl's server of a WGSL device takes itself to be on, for that alone decides
 /// against MSL. It asks for nothing else.
@@ -84,23 +83,6 @@ pub(super) fn open(
     });
     queue::register(id.clone(), queue);
     Ok(id)
-}
-
-/// Starts a server of which all threads share one stream.
-///
-/// CubeCL would have up to 128 of them, each with memory of its own. They wait for each other where one launches
-/// something that takes another's memory; but that other one may have new contents for it before the launch is
-/// encoded, once nobody holds it any more. Parameters, weights and adapters are what threads have in common, and
-/// there is one queue behind all streams anyway.
-fn with_one_stream<T>(start: impl FnOnce() -> T) -> T {
-    let set = |config| *CubeClRuntimeConfig::storage().lock() = Some(config);
-    let others = CubeClRuntimeConfig::get();
-    let mut ours = CubeClRuntimeConfig::clone(&others);
-    ours.streaming.max_streams = 1;
-    set(Arc::new(ours));
-    let started = start();
-    set(others);
-    started
 }
 
 /// NVIDIA's number at the PCI SIG.
@@ -271,62 +253,5 @@ fn register_types(properties: &mut DeviceProperties, features: Features) {
             Type::new(StorageType::Atomic(elem)),
             AtomicUsage::LoadStore | AtomicUsage::Add,
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{sync::mpsc::channel, thread};
-
-    use cubecl::server::Handle;
-    use metal_candle_kernels::{Kernel, copy::Copy};
-
-    use super::*;
-    use crate::{
-        dispatch::Kernels,
-        testing::{INSTALL_A_DRIVER, open_wgpu},
-    };
-
-    /// What a thread has launched may wait for a while. Memory that it reads was another thread's here, which has
-    /// new memory meanwhile.
-    #[test]
-    fn memory_that_a_thread_reads_is_not_given_to_another() {
-        for language in [ShaderLanguage::SpirV, ShaderLanguage::Wgsl] {
-            let opened = open_wgpu(language);
-            let (device, _) = opened.unwrap_or_else(|error| panic!("{error}\n{INSTALL_A_DRIVER}"));
-            let kernels = &*Kernels::of(&device);
-            let copy = Copy { per_thread: 1 };
-            let bytes = copy.bytes_per_cube();
-            let filled = |word: u32| {
-                kernels.upload(bytemuck::cast_slice(&vec![word; bytes / size_of::<u32>()]))
-            };
-            let copied = |from: Handle| {
-                let to = kernels.empty(bytes);
-                // SAFETY: a cube copies so many bytes.
-                let launched =
-                    unsafe { kernels.launch_buffers(Kernel::Copy(copy), 1, &[&from, &to]) };
-                launched.expect("a kernel");
-                to
-            };
-            // The first launch of a kernel is submitted at once.
-            copied(filled(0));
-            thread::scope(|scope| {
-                let (lend, lent) = channel();
-                let (give_back, given_back) = channel();
-                let other = scope.spawn(move || {
-                    lend.send(filled(1)).expect("somebody takes it");
-                    given_back.recv().expect("it comes back");
-                    let new: Vec<_> = (2..10).map(filled).collect();
-                    kernels.sync();
-                    new
-                });
-                let to = copied(lent.recv().expect("memory"));
-                give_back.send(()).expect("somebody waits");
-                let _new = other.join().expect("no panic");
-                let words = kernels.values::<u32>(to, bytes / size_of::<u32>(), || ());
-                let others = words.expect("they are read").into_iter().find(|&word| word != 1);
-                assert_eq!(others, None, "{language:?}");
-            });
-        }
     }
 }
