@@ -372,6 +372,22 @@ fn doctor_checks_every_device() {
 }
 
 #[test]
+fn doctor_checks_what_is_asked_for() {
+    let output = program()
+        .args(["doctor", "--device", "vulkan", "--family", "swiglu", "--kernel", "joined"])
+        .output()
+        .expect("run");
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{out}");
+    assert!(out.contains("by SPIR-V") && !out.contains("by WGSL"), "{out}");
+    assert!(out.contains("swiglu          1 kernels"), "{out}");
+    let error = fails(&["doctor", "--device", "cpu"], 1);
+    assert!(error.contains("kernels run on a GPU"), "{error}");
+    let error = fails(&["doctor", "--family", "norms"], 1);
+    assert!(error.contains("no kernel of this family"), "{error}");
+}
+
+#[test]
 fn tune_takes_the_shapes_of_a_model() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("tuning.json");

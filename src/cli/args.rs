@@ -184,6 +184,12 @@ pub struct DoctorArgs {
     /// Check this family of kernels only: attention, copy, dequantise, largest, matmul, matvec, norm, rope, rows or swiglu.
     #[arg(long)]
     pub family: Option<String>,
+    /// Check kernels with this in their names only, such as `q4_0`.
+    #[arg(long, value_name = "TEXT")]
+    pub kernel: Option<String>,
+    /// Check this device only: wgpu, vulkan, metal or cuda, with an optional number: vulkan:1
+    #[arg(long, value_parser = device)]
+    pub device: Option<DeviceChoice>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

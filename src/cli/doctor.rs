@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[cfg(feature = "cuda")]
 use metal_candle::backend::cuda::{self, CudaError};
 use metal_candle::{
+    Device,
     backend::wgpu::{ShaderLanguage, WgpuAdapter, adapters},
     dispatch::{Kernels, check::Report},
 };
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Failure,
+    Failure, NO_KERNELS,
     args::{DoctorArgs, Format},
 };
 
@@ -34,6 +35,10 @@ struct Examined {
 }
 
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let asked = asked(args);
+    if asked.is_empty() {
+        return Err("no kernel of this family has such a name".into());
+    }
     let found = adapters();
     let text = args.format == Format::Text;
     if text {
@@ -43,23 +48,26 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
         println!("{} adapters", found.len());
     }
     let mut devices = Vec::new();
-    for adapter in &found {
-        for language in [ShaderLanguage::SpirV, ShaderLanguage::Msl, ShaderLanguage::Wgsl] {
-            if adapter.takes(language) {
-                let examined = examine(adapter, language, args)?;
-                if text {
-                    print(&examined);
-                }
-                devices.push(examined);
-            }
-        }
-    }
-    #[cfg(feature = "cuda")]
-    for examined in cuda_devices(args)? {
+    let mut say = |examined: Examined| {
         if text {
             print(&examined);
         }
         devices.push(examined);
+    };
+    if let Some(choice) = args.device {
+        let (device, _) = Device::open(choice)?;
+        let kernels = device.kernels().ok_or(NO_KERNELS)?;
+        say(check(device.describe(), &kernels, &asked)?);
+    } else {
+        for adapter in &found {
+            for language in [ShaderLanguage::SpirV, ShaderLanguage::Msl, ShaderLanguage::Wgsl] {
+                if adapter.takes(language) {
+                    say(examine(adapter, language, &asked)?);
+                }
+            }
+        }
+        #[cfg(feature = "cuda")]
+        cuda_devices(&asked)?.into_iter().for_each(&mut say);
     }
     if !text {
         println!("{}", json!({"version": env!("CARGO_PKG_VERSION"), "devices": devices}));
@@ -70,10 +78,18 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     }
 }
 
+fn asked(args: &DoctorArgs) -> Vec<Kernel> {
+    let is_asked = |kernel: &Kernel| {
+        args.family.as_deref().is_none_or(|family| family == kernel.family())
+            && args.kernel.as_deref().is_none_or(|text| kernel.name().contains(text))
+    };
+    table().into_iter().filter(is_asked).collect()
+}
+
 fn examine(
     adapter: &WgpuAdapter,
     language: ShaderLanguage,
-    args: &DoctorArgs,
+    asked: &[Kernel],
 ) -> Result<Examined, Failure> {
     let device = format!("{} by {}", adapter.describe(), language.name());
     let opened = match adapter.open(language) {
@@ -83,17 +99,17 @@ fn examine(
             return Ok(Examined { device, facts, report, error: Some(error.to_string()) });
         }
     };
-    check(device, &Kernels::of(&opened), args)
+    check(device, &Kernels::of(&opened), asked)
 }
 
 /// Every CUDA device; where there is none, why.
 #[cfg(feature = "cuda")]
-fn cuda_devices(args: &DoctorArgs) -> Result<Vec<Examined>, Failure> {
+fn cuda_devices(asked: &[Kernel]) -> Result<Vec<Examined>, Failure> {
     let mut all = Vec::new();
     loop {
         match cuda::open(all.len()) {
             Ok((device, name)) => {
-                all.push(check(format!("{name} by CUDA"), &Kernels::of_cuda(&device), args)?);
+                all.push(check(format!("{name} by CUDA"), &Kernels::of_cuda(&device), asked)?);
             }
             Err(CudaError::NotFound { .. }) if !all.is_empty() => return Ok(all),
             Err(error) => {
@@ -105,16 +121,14 @@ fn cuda_devices(args: &DoctorArgs) -> Result<Vec<Examined>, Failure> {
     }
 }
 
-fn check(device: String, kernels: &Kernels, args: &DoctorArgs) -> Result<Examined, Failure> {
-    let asked = |kernel: &Kernel| args.family.as_deref().is_none_or(|f| f == kernel.family());
-    let all: Vec<Kernel> = table().into_iter().filter(asked).collect();
+fn check(device: String, kernels: &Kernels, asked: &[Kernel]) -> Result<Examined, Failure> {
     let bar = if std::io::stderr().is_terminal() {
-        ProgressBar::new(all.len() as u64)
+        ProgressBar::new(asked.len() as u64)
     } else {
         ProgressBar::hidden()
     };
     bar.set_style(ProgressStyle::with_template("checking {bar:40} {pos}/{len} {msg}")?);
-    let report = Report::of(kernels, &all, |kernel| {
+    let report = Report::of(kernels, asked, |kernel| {
         bar.set_message(kernel.name());
         bar.inc(1);
     });

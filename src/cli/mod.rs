@@ -21,6 +21,9 @@ use args::{Cli, Command};
 /// Any failure that the user should read as one message.
 type Failure = Box<dyn std::error::Error>;
 
+/// Of commands that are about kernels.
+const NO_KERNELS: &str = "kernels run on a GPU: name one with --device vulkan, metal, cuda or wgpu";
+
 /// Runs the program: 0 done, 1 the work failed, 2 wrong usage (clap's own exit code).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

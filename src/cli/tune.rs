@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use metal_candle::{
     Device,
-    device::DeviceError,
     dispatch::{
         Choices,
         tune::{self, Timing, Tuner, attention_class, fewest_parts, matvec_class},
@@ -16,7 +15,7 @@ use metal_candle_kernels::{Format, attention, matvec};
 use serde_json::json;
 
 use super::{
-    Failure,
+    Failure, NO_KERNELS,
     args::{Format as OutputFormat, TuneArgs},
     model,
 };
@@ -26,13 +25,7 @@ const NORM_EPSILON: f32 = 1e-5;
 
 pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     let (device, why) = Device::open(args.device)?;
-    let Some(kernels) = device.kernels() else {
-        return Err(DeviceError::Unavailable {
-            device: "tune",
-            reason: "kernels run on a GPU: name one with --device vulkan, metal, cuda or wgpu",
-        }
-        .into());
-    };
+    let kernels = device.kernels().ok_or(NO_KERNELS)?;
     eprintln!("tuning {} ({why})", device.describe());
     let tuner = Tuner::new(&kernels, args.repeats.unwrap_or(tune::MOST_REPEATS));
     let ceiling = tuner.copy_bandwidth(args.copy_bytes)?;
