@@ -92,15 +92,16 @@ pub(crate) fn halves(value: F4, #[comptime] may_be_large: bool) -> (F4, F4) {
 }
 
 /// Threads whose numbers differ in the bit `mask` share their first `items` out, of `each` values: each
-/// goes on with the sums of one half of them, the thread with the bit set with the upper half. A single
-/// one is summed for both.
+/// goes on with the sums of one half of them, which are returned, the thread with the bit set with the upper
+/// half. A single one is summed for both.
 #[cube]
 pub(crate) fn share_out(
-    values: &mut Array<f32>,
+    values: &Sequence<f32>,
     #[comptime] items: usize,
     #[comptime] each: usize,
     #[comptime] mask: u32,
-) {
+) -> Sequence<f32> {
+    let mut sums = Sequence::<f32>::new();
     if comptime!(items > 1) {
         let half = comptime!(items / 2 * each);
         let upper = (UNIT_POS_X & mask) != 0u32;
@@ -108,35 +109,39 @@ pub(crate) fn share_out(
         for i in 0..half {
             let (low, high) = (values[i], values[comptime!(half + i)]);
             let other = plane_shuffle_xor(select(upper, low, high), mask);
-            values[i] = select(upper, high, low) + other;
+            sums.push(select(upper, high, low) + other);
         }
     } else {
         #[unroll]
         for i in 0..each {
-            values[i] += plane_shuffle_xor(values[i], mask);
+            sums.push(values[i] + plane_shuffle_xor(values[i], mask));
         }
     }
+    sums
 }
 
 /// Sums each of `values`, of which there are a power of two, over the groups of a cube: thread `i` of
 /// every group gets the sum of value `i`. Every thread of the cube must come here.
 #[cube]
 pub(crate) fn group_totals(
-    values: &mut Array<f32>,
+    values: &Array<f32>,
     #[comptime] count: usize,
     #[comptime] groups: usize,
     #[comptime] reduce: Reduce,
 ) -> f32 {
     let in_step = comptime!(reduce.in_step() as usize);
+    let steps = comptime!(in_step.ilog2());
+    let mut sums = Sequence::<Sequence<f32>>::new();
+    sums.push(take(values, count));
     #[unroll]
-    for bit in 0..comptime!(in_step.ilog2()) {
+    for bit in 0..steps {
         // The bits of a value's number first, from the highest on; then all others.
         let numbers = comptime!(count.ilog2());
         let mask = comptime!(if bit < numbers { count as u32 >> (bit + 1) } else { 1 << bit });
         let left = comptime!(if bit < numbers { count >> bit } else { 1 });
-        share_out(values, left, 1usize, mask);
+        sums.push(share_out(sums.index(comptime!(bit as usize)), left, 1usize, mask));
     }
-    let mut total = values[0usize];
+    let mut total = sums.index(comptime!(steps as usize))[0usize];
     // Sums of a group that are still apart.
     let apart = comptime!(reduce.threads() as usize / in_step);
     if comptime!(apart > 1) {
@@ -216,4 +221,24 @@ impl Builder {
             KernelSettings::default().cube_dim(CubeDim::new_1d(threads)).kernel_name(name);
         self.inner.build(settings)
     }
+}
+
+/// Keeps what was read, for a later turn of a loop. (What is used in the same turn needs no array.)
+#[cube]
+pub(crate) fn keep<T: CubePrimitive>(read: &Sequence<T>, kept: &mut Array<T>) {
+    #[unroll]
+    for i in 0..read.len() {
+        kept[i] = read[i];
+    }
+}
+
+/// The first `count` of what was [kept](keep), or summed.
+#[cube]
+pub(crate) fn take<T: CubePrimitive>(kept: &Array<T>, #[comptime] count: usize) -> Sequence<T> {
+    let mut read = Sequence::<T>::new();
+    #[unroll]
+    for i in 0..count {
+        read.push(kept[i]);
+    }
+    read
 }

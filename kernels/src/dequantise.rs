@@ -12,7 +12,7 @@ use half::f16;
 
 use crate::{
     Format, Kernel, Needs,
-    blocks::{PIECE, decode, empty_piece, fetch, run_start, settle, share_levels},
+    blocks::{PIECE, decode, fetch, run_start, settle, share_levels},
     common::{Builder, U4},
     waits::announced,
 };
@@ -84,11 +84,10 @@ fn dequantise<F: Float>(
         let piece = global % comptime!(format.pieces());
         let row_bytes = columns / comptime!(format.block_len()) * comptime!(format.block_bytes());
         let start = source * row_bytes + block * comptime!(format.block_bytes());
-        let mut decoded = empty_piece(format);
-        let mut words = Array::<u32>::new(comptime!(format.words(1)));
-        fetch(weight, wide, start, piece, &mut words, 0usize, format, 1usize, false);
-        decode(&words, &levels, start, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
-        settle(&mut decoded, format);
+        let mut words = Sequence::<u32>::new();
+        fetch(weight, wide, start, piece, &mut words, format, 1usize, false);
+        let decoded = decode(&words, &levels, start, piece, 0u32, 0usize, format, 1usize, 0usize);
+        let decoded = settle(decoded, format);
         // A row is whole blocks, and so is what the cube writes.
         let in_tile = (UNIT_POS_X as usize - piece) * PIECE;
         #[unroll]

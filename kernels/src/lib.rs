@@ -10,7 +10,10 @@
 //!   their bits), so that a kernel has no scalars of its own and needs no information block: such a
 //!   block would cost a buffer write for each launch, while equal `params` are uploaded once;
 //! - each family's `params` are documented, and made, by its `Params` type;
-//! - every buffer index is checked against `params`, never against a buffer's length.
+//! - every buffer index is checked against `params`, never against a buffer's length;
+//! - values of a thread that are written once are a `Sequence`, which is nothing but names while a kernel is
+//!   expanded, and an `Array` only where a loop carries them: CubeCL's optimiser makes an assignment of each
+//!   access to an element, and goes through the whole kernel for each of these.
 
 // What these lints propose has no counterpart in a `#[cube]` function.
 #![allow(

@@ -68,7 +68,7 @@ fn rms_norm(
     }
     // Within groups, then over the groups.
     let groups = comptime!((THREADS / kernel.reduce.threads()) as usize);
-    let total = group_totals(&mut squares, 1usize, groups, kernel.reduce);
+    let total = group_totals(&squares, 1usize, groups, kernel.reduce);
     let total = over_groups(total, groups, kernel.reduce);
     let factor = 1.0f32 / (total / f32::cast_from(params[0]) + epsilon).sqrt();
     let mut i = UNIT_POS_X as usize;

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     Needs, Reduce, Wait,
-    common::{Builder, F4, U4, share_out},
+    common::{Builder, F4, U4, keep, share_out, take},
     waits::{announced, announced4},
 };
 
@@ -158,10 +158,15 @@ fn begin(
     }
     leave_idle(&mut scores, lane, rows, kernel);
     if comptime!(kernel.reduce.plane().is_some()) {
+        let steps = comptime!(kernel.lanes().ilog2());
+        let mut sums = Sequence::<Sequence<f32>>::new();
+        sums.push(take(&scores, rows));
         #[unroll]
-        for bit in 0..comptime!(kernel.lanes().ilog2()) {
-            share_out(&mut scores, 1usize, rows, comptime!(1u32 << bit));
+        for bit in 0..steps {
+            let mask = comptime!(1u32 << bit);
+            sums.push(share_out(sums.index(comptime!(bit as usize)), 1usize, rows, mask));
         }
+        keep(sums.index(comptime!(steps as usize)), &mut scores);
     } else {
         lane_sums(&mut scores, shared, kernel);
     }
@@ -287,10 +292,10 @@ fn decode<C: Float>(
         #[unroll]
         for i in 0..VECTORS {
             let at = offset + i;
-            let mut queries = Array::<F4>::new(rows);
+            let mut queries = Sequence::<F4>::new();
             #[unroll]
             for r in 0..rows {
-                queries[r] = query(&staged, r, at, kernel);
+                queries.push(query(&staged, r, at, kernel));
             }
             #[unroll]
             for a in 0..ahead {
@@ -319,12 +324,13 @@ fn decode<C: Float>(
         }
         #[unroll]
         for a in 0..ahead {
-            let mut weights = Array::<f32>::new(rows);
+            let mut weights = Sequence::<f32>::new();
             #[unroll]
             for r in 0..rows {
                 let i = comptime!(r * ahead + a);
-                weights[r] = of_holder(scores[comptime!(i % kernel.held())], i, kernel);
-                held.sum[r] += weights[r];
+                let weight = of_holder(scores[comptime!(i % kernel.held())], i, kernel);
+                held.sum[r] += weight;
+                weights.push(weight);
             }
             #[unroll]
             for i in 0..VECTORS {

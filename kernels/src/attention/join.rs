@@ -110,7 +110,7 @@ pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
     let rows = comptime!(kernel.rows as usize);
     let groups = comptime!(kernel.groups_in_step());
     if comptime!(groups > 1) {
-        let mut values = Array::<f32>::new(comptime!(kernel.rows as usize * EACH));
+        let mut values = Sequence::<f32>::new();
         #[unroll]
         for r in 0..rows {
             let mut best = held.maximum[r];
@@ -119,19 +119,22 @@ pub(super) fn join_planes(held: &mut Held, #[comptime] kernel: Decode) {
                 best = max(best, plane_shuffle_xor(best, comptime!(kernel.lanes() << bit)));
             }
             scale(held, r, best);
-            values[comptime!(r * EACH)] = held.sum[r];
+            values.push(held.sum[r]);
             #[unroll]
             for i in 0..comptime!(4 * VECTORS) {
-                values[comptime!(r * EACH + 1 + i)] =
-                    held.vectors[comptime!(r * VECTORS + i / 4)][comptime!(i % 4)];
+                values.push(held.vectors[comptime!(r * VECTORS + i / 4)][comptime!(i % 4)]);
             }
         }
+        let steps = comptime!(groups.ilog2());
+        let mut shared = Sequence::<Sequence<f32>>::new();
+        shared.push(values);
         #[unroll]
-        for step in 0..comptime!(groups.ilog2()) {
+        for step in 0..steps {
             let left = comptime!(if rows >> step == 0 { 1 } else { rows >> step });
             let mask = comptime!((kernel.lanes() * groups) >> (step + 1));
-            share_out(&mut values, left, EACH, mask);
+            shared.push(share_out(shared.index(comptime!(step as usize)), left, EACH, mask));
         }
+        let values = shared.index(comptime!(steps as usize));
         #[unroll]
         for r in 0..comptime!(kernel.rows_left() as usize) {
             held.sum[r] = values[comptime!(r * EACH)];

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::{LOWEST, decode::Decode, layout::holds, visible};
-use crate::common::{F4, share_out};
+use crate::common::{F4, keep, share_out, take};
 
 /// Sums each of `values` (rows by keys ahead) over the threads that share a key. Its first ones are then
 /// those that the thread holds: see [`Decode::holder`].
@@ -17,11 +17,15 @@ pub(super) fn lane_sums(
     if comptime!(kernel.reduce.plane().is_some()) {
         // Halves change places: a thread goes on with half of the values, so that all of them take about
         // as many exchanges as there are, not as many for each step.
+        let steps = comptime!(lanes.ilog2());
+        let mut sums = Sequence::<Sequence<f32>>::new();
+        sums.push(take(values, kernel.scores()));
         #[unroll]
-        for step in 0..comptime!(lanes.ilog2()) {
+        for step in 0..steps {
             let (left, mask) = comptime!((kernel.left(step), lanes >> (step + 1)));
-            share_out(values, left, 1usize, mask);
+            sums.push(share_out(sums.index(comptime!(step as usize)), left, 1usize, mask));
         }
+        keep(sums.index(comptime!(steps as usize)), values);
     } else {
         let threads = comptime!(kernel.threads() as usize);
         let thread = UNIT_POS_X as usize;
@@ -106,8 +110,8 @@ pub(super) fn of_holder(value: f32, #[comptime] i: usize, #[comptime] kernel: De
 #[derive(CubeType)]
 pub(super) struct Mine {
     /// The first key that a row sees, and the first one after those.
-    first: Array<u32>,
-    end: Array<u32>,
+    first: Sequence<u32>,
+    end: Sequence<u32>,
     /// The best score so far.
     pub(super) best: Array<f32>,
     /// The first one of them, of those of the cube.
@@ -138,8 +142,8 @@ pub(super) fn mine(
     #[comptime] kernel: Decode,
 ) -> Mine {
     let rows = comptime!(kernel.rows_held());
-    let mut first = Array::<u32>::new(rows);
-    let mut end = Array::<u32>::new(rows);
+    let mut first = Sequence::<u32>::new();
+    let mut end = Sequence::<u32>::new();
     let mut best = Array::<f32>::new(rows);
     let lane = UNIT_POS_X as usize % comptime!(kernel.lanes() as usize);
     let mut score = 0usize.runtime();
@@ -152,8 +156,8 @@ pub(super) fn mine(
         let row = min(first_row + mine + r, last_row);
         let position = position_of(row, per_kv_head, kernel);
         let seen = visible(params, padding, sequence, position);
-        first[r] = seen.0;
-        end[r] = seen.1;
+        first.push(seen.0);
+        end.push(seen.1);
         best[r] = LOWEST;
     }
     Mine { first, end, best, row: mine, ahead: score % comptime!(kernel.ahead()) }

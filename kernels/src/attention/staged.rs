@@ -101,7 +101,7 @@ fn see<C: Float>(
     seen: &mut Seen,
     q: &Array<F4>,
     io: &Rotary<C>,
-    places: &Array<usize>,
+    places: &Sequence<usize>,
     newest: usize,
     #[comptime] kernel: Decode,
 ) {
@@ -136,7 +136,7 @@ fn look<C: Float>(
     seen: &mut Seen,
     q: &Array<F4>,
     io: &Rotary<C>,
-    places: &Array<usize>,
+    places: &Sequence<usize>,
     newest: usize,
     told: u32,
     #[comptime] kernel: Decode,
@@ -171,7 +171,7 @@ pub(super) fn stage<C: Float>(
     let kv_heads = params[3] as usize;
     let per_kv_head = heads / kv_heads;
 
-    let mut places = Array::<usize>::new(pairs);
+    let mut places = Sequence::<usize>::new();
     #[unroll]
     for n in 0..pairs {
         let pair = thread + comptime!(n * kernel.threads() as usize);
@@ -181,7 +181,7 @@ pub(super) fn stage<C: Float>(
         let head = (rows.sequence * params[1] as usize + position) * heads
             + rows.kv_head * per_kv_head
             + (row - position * per_kv_head);
-        places[n] = head * comptime!(kernel.vectors_of_head()) + pair % half;
+        places.push(head * comptime!(kernel.vectors_of_head()) + pair % half);
     }
     let newest = (rows.sequence * kv_heads + rows.kv_head) * comptime!(kernel.vectors_of_head())
         + thread % half;
@@ -192,15 +192,15 @@ pub(super) fn stage<C: Float>(
     };
     see::<C>(&mut seen, q, io, &places, newest, kernel);
     // Angles come while others are waited for. Those of the newest key are those of a thread's first pair.
-    let mut cos = Array::<F4>::new(pairs);
-    let mut sin = Array::<F4>::new(pairs);
+    let mut cos = Sequence::<F4>::new();
+    let mut sin = Sequence::<F4>::new();
     if comptime!(kernel.rotary) {
         let first = angles_of(params, rows.sequence, kernel);
         #[unroll]
         for n in 0..pairs {
             let i = first + (thread + comptime!(n * kernel.threads() as usize)) % half;
-            cos[n] = io.cos[i];
-            sin[n] = io.sin[i];
+            cos.push(io.cos[i]);
+            sin.push(io.sin[i]);
         }
         let of_newest = comptime!(WAITS_FOR_K | WAITS_FOR_V);
         let told = params[13] & (WAITS_FOR_Q | select(rows.has_newest, of_newest, 0u32));

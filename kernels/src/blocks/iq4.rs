@@ -40,16 +40,23 @@ fn level(code: u32) -> f32 {
 
 /// The levels of 16 bytes of nibbles, `at` bytes into what was read.
 #[cube]
-pub(super) fn levels(read: &Read, levels: &Levels, codes: &mut Array<f32>, #[comptime] at: usize) {
+pub(super) fn levels(
+    read: &Read,
+    levels: &Levels,
+    codes: &mut Sequence<f32>,
+    #[comptime] at: usize,
+) {
     let table = levels.tables.index(0usize);
     #[unroll]
-    for j in 0..4usize {
-        let q = word_at(read, comptime!(at + 4 * j));
+    for half in 0..2usize {
         #[unroll]
-        for i in 0..4usize {
-            let e = comptime!(4 * j + i);
-            codes[e] = table[((q >> comptime!(8 * i as u32)) & 0xf) as usize];
-            codes[comptime!(e + 16)] = table[((q >> comptime!(8 * i as u32 + 4)) & 0xf) as usize];
+        for j in 0..4usize {
+            let q = word_at(read, comptime!(at + 4 * j));
+            #[unroll]
+            for i in 0..4usize {
+                let shift = comptime!((8 * i + 4 * half) as u32);
+                codes.push(table[((q >> shift) & 0xf) as usize]);
+            }
         }
     }
 }

@@ -39,16 +39,16 @@ pub(super) const fn two_bits(run: usize) -> u32 {
 pub(super) fn q2_k_factors(
     read: &Read,
     piece: usize,
-    factors: &mut Array<f32>,
-    minimums: &mut Array<f32>,
+    factors: &mut Sequence<f32>,
+    minimums: &mut Sequence<f32>,
 ) {
     let d = scale_at(read, comptime!(8 + 8 * read.together));
     let dmin = scale_at(read, comptime!(10 + 8 * read.together));
     #[unroll]
     for run in 0..4usize {
         let s = scale_byte(read, piece, 0usize, run);
-        factors[run] = d * number(s & 0xf, 0u32);
-        minimums[run] = dmin * number(s >> 4, 0u32);
+        factors.push(d * number(s & 0xf, 0u32));
+        minimums.push(dmin * number(s >> 4, 0u32));
     }
 }
 
@@ -59,7 +59,7 @@ pub(super) fn q2_k(read: &Read, #[comptime] run: usize, #[comptime] j: usize) ->
 }
 
 #[cube]
-pub(super) fn q2_k_codes(read: &Read, codes: &mut Array<f32>) {
+pub(super) fn q2_k_codes(read: &Read, codes: &mut Sequence<f32>) {
     #[unroll]
     for run in 0..4usize {
         #[unroll]
@@ -68,7 +68,7 @@ pub(super) fn q2_k_codes(read: &Read, codes: &mut Array<f32>) {
             #[unroll]
             for i in 0..4usize {
                 let (from, lift) = comptime!(((8 * i + 2 * run) as u32, two_bits(run)));
-                codes[comptime!(run * 8 + j * 4 + i)] = field(read, q, from, 2u32, lift);
+                codes.push(field(read, q, from, 2u32, lift));
             }
         }
     }
@@ -77,7 +77,7 @@ pub(super) fn q2_k_codes(read: &Read, codes: &mut Array<f32>) {
 /// 110 bytes: 32 bytes of third bits, 64 of codes, 16 scales of 6 bits in 12 bytes, d.
 /// Read, each with two bytes to spare: 8 bytes of third bits for each piece, 8 of codes, the scales, d.
 #[cube]
-pub(super) fn q3_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) {
+pub(super) fn q3_k_factors(read: &Read, piece: usize, factors: &mut Sequence<f32>) {
     let half = piece as u32 / 4;
     let upper = (piece as u32 % 4) / 2 * 8;
     let scales = comptime!(2 * section_bytes(read.together));
@@ -88,7 +88,7 @@ pub(super) fn q3_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) 
         let byte =
             word_at(read, comptime!(scales + 8)) >> (upper + comptime!(16 * (run as u32 % 2)));
         let high = (byte >> (half * 4 + comptime!(run as u32 / 2 * 2))) & 3;
-        factors[run] = d * number(low | (high << 4), 32u32);
+        factors.push(d * number(low | (high << 4), 32u32));
     }
 }
 
@@ -121,8 +121,8 @@ pub(super) fn q5_k(read: &Read, piece: usize, #[comptime] run: usize, #[comptime
 pub(super) fn six_bits(
     read: &Read,
     piece: usize,
-    out_factors: &mut Array<f32>,
-    out_minimums: &mut Array<f32>,
+    out_factors: &mut Sequence<f32>,
+    out_minimums: &mut Sequence<f32>,
 ) {
     let group = piece as u32 / 2;
     let shift = (group % 2) * 16;
@@ -135,8 +135,8 @@ pub(super) fn six_bits(
     let (d, dmin) = (scale_at(read, 0usize), scale_at(read, 2usize));
     #[unroll]
     for run in 0..2usize {
-        out_factors[run] = d * number(bits(factors, run, 0usize, 63u32), 0u32);
-        out_minimums[run] = dmin * number(bits(minimums, run, 0usize, 63u32), 0u32);
+        out_factors.push(d * number(bits(factors, run, 0usize, 63u32), 0u32));
+        out_minimums.push(dmin * number(bits(minimums, run, 0usize, 63u32), 0u32));
     }
 }
 
@@ -144,13 +144,13 @@ pub(super) fn six_bits(
 /// Read, each with two bytes to spare: 8 bytes of nibbles for each piece, those that are 32 behind them,
 /// 8 of the other bits, the 8 scales of the half, d.
 #[cube]
-pub(super) fn q6_k_factors(read: &Read, piece: usize, factors: &mut Array<f32>) {
+pub(super) fn q6_k_factors(read: &Read, piece: usize, factors: &mut Sequence<f32>) {
     let scales = comptime!(3 * section_bytes(read.together));
     let d = scale_at(read, comptime!(scales + 12));
     #[unroll]
     for run in 0..4usize {
         let s = scale_byte(read, piece, scales, run);
-        factors[run] = d * number(s ^ 0x80u32, 128u32);
+        factors.push(d * number(s ^ 0x80u32, 128u32));
     }
 }
 

@@ -260,11 +260,19 @@ const WORDS: usize = PIECE / 4;
 pub(crate) struct Piece {
     /// The codes, run after run, as numbers around zero where the format has them so, each plus its
     /// [lift](Format::lift).
-    pub(crate) codes: Array<f32>,
+    pub(crate) codes: Sequence<f32>,
     /// Of each run.
-    pub(crate) factors: Array<f32>,
-    /// Of each run; meaningless where the format has none.
-    pub(crate) minimums: Array<f32>,
+    pub(crate) factors: Sequence<f32>,
+    /// Of each run; none where the format has none.
+    pub(crate) minimums: Sequence<f32>,
+}
+
+/// What runs are multiplied by, and what is taken off.
+#[derive(CubeType)]
+struct Factors {
+    factors: Sequence<f32>,
+    /// None where the format has none.
+    minimums: Sequence<f32>,
 }
 
 /// The code below `2^23` in the low bits of `code`, minus `offset`.
@@ -349,7 +357,7 @@ fn byte_code(read: &Read, word: u32, #[comptime] i: usize) -> f32 {
 /// What [`fetch`] read of a piece.
 #[derive(CubeType)]
 pub(crate) struct Read {
-    raw: Array<u32>,
+    raw: Sequence<u32>,
     /// Whether the block begins in the upper half of its first word.
     odd: bool,
     /// 0, but not for the compiler.
@@ -370,7 +378,7 @@ pub(crate) struct Read {
 /// What [`fetch`] left from the word `first` on of a piece whose block begins at byte `at`.
 #[cube]
 fn held(
-    words: &Array<u32>,
+    words: &Sequence<u32>,
     at: usize,
     zero: u32,
     #[comptime] first: usize,
@@ -379,10 +387,10 @@ fn held(
     #[comptime] index: usize,
     #[comptime] halves: bool,
 ) -> Read {
-    let mut raw = Array::<u32>::new(comptime!(format.words(together)));
+    let mut raw = Sequence::<u32>::new();
     #[unroll]
     for i in 0..comptime!(format.words(together)) {
-        raw[i] = words[comptime!(first + i)];
+        raw.push(words[comptime!(first + i)]);
     }
     let aligned = comptime!(format.is_aligned() || format.pieces() < together);
     Read { raw, odd: at % 4 != 0, zero, aligned, halves, together, index }
@@ -436,63 +444,55 @@ fn scale_at(read: &Read, #[comptime] byte: usize) -> f32 {
     }
 }
 
-/// Room for a piece.
-#[cube]
-pub(crate) fn empty_piece(#[comptime] format: Format) -> Piece {
-    Piece {
-        codes: Array::<f32>::new(PIECE),
-        factors: Array::<f32>::new(comptime!(format.runs())),
-        minimums: Array::<f32>::new(comptime!(format.runs())),
-    }
-}
-
 /// Decodes the `index`-th of the pieces from the `piece`-th of the block that begins at byte `at` on,
 /// from the words from `first` on that [`fetch`] left. `zero` is 0, if possible in a way that the compiler cannot know.
 #[cube]
 pub(crate) fn decode(
-    words: &Array<u32>,
+    words: &Sequence<u32>,
     levels: &Levels,
     at: usize,
     piece: usize,
     zero: u32,
-    out: &mut Piece,
     #[comptime] first: usize,
     #[comptime] format: Format,
     #[comptime] together: usize,
     #[comptime] index: usize,
-) {
+) -> Piece {
     let read = held(words, at, zero, first, format, together, index, false);
-    factors(&read, piece, &mut out.factors, &mut out.minimums, format);
+    let Factors { factors, minimums } = factors(&read, piece, format);
+    let mut codes = Sequence::<f32>::new();
     match comptime!(format) {
         Format::Q4_0 | Format::Q4_1 | Format::Q4_K =>
         {
             #[unroll]
-            for k in 0..comptime!(WORDS / 2) {
-                let q = nibble_word(&read, k, format);
+            for half in 0..2usize {
                 #[unroll]
-                for i in 0..4usize {
-                    out.codes[comptime!(4 * k + i)] = nibble(&read, q, i, false);
-                    out.codes[comptime!(4 * k + i + 16)] = nibble(&read, q, i, true);
+                for k in 0..comptime!(WORDS / 2) {
+                    let q = nibble_word(&read, k, format);
+                    #[unroll]
+                    for i in 0..4usize {
+                        codes.push(nibble(&read, q, i, comptime!(half == 1)));
+                    }
                 }
             }
         }
-        Format::Q2_K => k::q2_k_codes(&read, &mut out.codes),
-        Format::Q8_0 => q8_0::codes(&read, &mut out.codes),
-        Format::IQ4_NL => iq4::levels(&read, levels, &mut out.codes, 2usize),
-        Format::IQ4_XS => iq4::levels(&read, levels, &mut out.codes, 8usize),
+        Format::Q2_K => k::q2_k_codes(&read, &mut codes),
+        Format::Q8_0 => q8_0::codes(&read, &mut codes),
+        Format::IQ4_NL => iq4::levels(&read, levels, &mut codes, 2usize),
+        Format::IQ4_XS => iq4::levels(&read, levels, &mut codes, 8usize),
         _ => {
             let bits = comptime!(format.bits());
             #[unroll]
             for k in 0..WORDS {
-                let codes = code_word(&read, piece, k, format);
+                let word = code_word(&read, piece, k, format);
                 #[unroll]
                 for i in 0..4usize {
-                    out.codes[comptime!(4 * k + i)] =
-                        field(&read, codes, comptime!(8 * i as u32), bits, bits);
+                    codes.push(field(&read, word, comptime!(8 * i as u32), bits, bits));
                 }
             }
         }
     }
+    Piece { codes, factors, minimums }
 }
 
 /// What codes that stay integers are multiplied by, and what is added for each.
@@ -506,7 +506,7 @@ pub(crate) struct Factor {
 /// That of the `index`-th [neighbours](Format::byte_run), see [`byte_codes`].
 #[cube]
 pub(crate) fn byte_factor(
-    words: &Array<u32>,
+    words: &Sequence<u32>,
     at: usize,
     piece: usize,
     #[comptime] first: usize,
@@ -515,15 +515,10 @@ pub(crate) fn byte_factor(
     #[comptime] index: usize,
 ) -> Factor {
     let read = held(words, at, 0u32.runtime(), first, format, together, index, true);
-    let mut all_factors = Array::<f32>::new(comptime!(format.runs()));
-    let mut minimums = Array::<f32>::new(comptime!(format.runs()));
-    factors(&read, piece, &mut all_factors, &mut minimums, format);
+    let of = factors(&read, piece, format);
     let run = comptime!(index % format.runs());
-    let mut minimum = 0.0f32;
-    if comptime!(format.has_minimum()) {
-        minimum = minimums[run];
-    }
-    Factor { factor: all_factors[run], minimum }
+    let minimum = if comptime!(format.has_minimum()) { of.minimums[run] } else { f32::new(0.0) };
+    Factor { factor: of.factors[run], minimum }
 }
 
 /// As [`decode`], without making floats of codes, and the `index`-th [neighbours](Format::byte_run) that
@@ -531,20 +526,19 @@ pub(crate) fn byte_factor(
 /// `index`-th run of both. A signed byte each, in order; [`Format::zero_of_bytes`] stands for zero.
 #[cube]
 pub(crate) fn byte_codes(
-    words: &Array<u32>,
+    words: &Sequence<u32>,
     at: usize,
     piece: usize,
     #[comptime] first: usize,
     #[comptime] format: Format,
     #[comptime] together: usize,
     #[comptime] index: usize,
-) -> Array<u32> {
+) -> Sequence<u32> {
     let read = held(words, at, 0u32.runtime(), first, format, together, index, true);
-    let count = comptime!(format.byte_run() / 4);
-    let mut words = Array::<u32>::new(count);
+    let mut codes = Sequence::<u32>::new();
     #[unroll]
-    for k in 0..count {
-        words[k] = match comptime!(format) {
+    for k in 0..comptime!(format.byte_run() / 4) {
+        let word = match comptime!(format) {
             Format::Q4_0 | Format::Q4_1 => {
                 taken(nibble_word(&read, comptime!(k % 4), format), comptime!(nibbles(k / 4)))
             }
@@ -556,33 +550,31 @@ pub(crate) fn byte_codes(
             Format::Q6_K => k::q6_k(&read, index, k),
             _ => code_word(&read, piece, k, format),
         };
+        codes.push(word);
     }
-    words
+    codes
 }
 
 /// The factor and the minimum of each run.
 #[cube]
-fn factors(
-    read: &Read,
-    piece: usize,
-    factors: &mut Array<f32>,
-    minimums: &mut Array<f32>,
-    #[comptime] format: Format,
-) {
+fn factors(read: &Read, piece: usize, #[comptime] format: Format) -> Factors {
+    let mut factors = Sequence::<f32>::new();
+    let mut minimums = Sequence::<f32>::new();
     match comptime!(format) {
-        Format::Q4_0 => factors[0] = scale_at(read, comptime!(18 * read.index)),
-        Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL => factors[0] = scale_at(read, 0usize),
+        Format::Q4_0 => factors.push(scale_at(read, comptime!(18 * read.index))),
+        Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL => factors.push(scale_at(read, 0usize)),
         Format::Q4_1 | Format::Q5_1 => {
-            factors[0] = scale_at(read, 0usize);
-            minimums[0] = 0.0f32 - scale_at(read, 2usize);
+            factors.push(scale_at(read, 0usize));
+            minimums.push(0.0f32 - scale_at(read, 2usize));
         }
-        Format::Q2_K => k::q2_k_factors(read, piece, factors, minimums),
-        Format::Q3_K => k::q3_k_factors(read, piece, factors),
-        Format::Q4_K | Format::Q5_K => k::six_bits(read, piece, factors, minimums),
-        Format::Q6_K => k::q6_k_factors(read, piece, factors),
-        Format::IQ4_XS => factors[0] = iq4::iq4_xs_factor(read, piece),
+        Format::Q2_K => k::q2_k_factors(read, piece, &mut factors, &mut minimums),
+        Format::Q3_K => k::q3_k_factors(read, piece, &mut factors),
+        Format::Q4_K | Format::Q5_K => k::six_bits(read, piece, &mut factors, &mut minimums),
+        Format::Q6_K => k::q6_k_factors(read, piece, &mut factors),
+        Format::IQ4_XS => factors.push(iq4::iq4_xs_factor(read, piece)),
         _ => comptime!(unreachable!("plain numbers are not decoded")),
     }
+    Factors { factors, minimums }
 }
 
 /// The `k`-th word of codes, each a byte.
@@ -611,11 +603,15 @@ fn nibble_word(read: &Read, #[comptime] k: usize, #[comptime] format: Format) ->
 
 /// Takes the lifts off.
 #[cube]
-pub(crate) fn settle(piece: &mut Piece, #[comptime] format: Format) {
+pub(crate) fn settle(piece: Piece, #[comptime] format: Format) -> Piece {
     if comptime!(format.is_lifted()) {
+        let mut codes = Sequence::<f32>::new();
         #[unroll]
         for i in 0..PIECE {
-            piece.codes[i] -= f32::new(comptime!(format.lift(i) as f32));
+            codes.push(piece.codes[i] - f32::new(comptime!(format.lift(i) as f32)));
         }
+        Piece { codes, factors: piece.factors, minimums: piece.minimums }
+    } else {
+        piece
     }
 }

@@ -5,13 +5,13 @@ use cubecl::prelude::*;
 use super::{Read, byte_code, word_at};
 
 #[cube]
-pub(super) fn codes(block: &Read, codes: &mut Array<f32>) {
+pub(super) fn codes(block: &Read, codes: &mut Sequence<f32>) {
     #[unroll]
     for j in 0..8usize {
         let q = word_at(block, comptime!(2 + 4 * j));
         #[unroll]
         for i in 0..4usize {
-            codes[comptime!(4 * j + i)] = byte_code(block, q, i);
+            codes.push(byte_code(block, q, i));
         }
     }
 }

@@ -110,8 +110,8 @@ pub(crate) fn section_start(
     start
 }
 
-/// Reads the `piece`-th piece of the block that begins at byte `at` (an even number) into the words
-/// from `first` on, and those behind it if there are several `together`. `data` and `wide` are the
+/// Reads the `piece`-th piece of the block that begins at byte `at` (an even number), and those behind it
+/// if there are several `together`: its words come behind those that are there. `data` and `wide` are the
 /// same matrix; the second is used if `is_wide`.
 #[cube]
 pub(crate) fn fetch(
@@ -119,33 +119,31 @@ pub(crate) fn fetch(
     wide: &Array<U4>,
     at: usize,
     piece: usize,
-    into: &mut Array<u32>,
-    #[comptime] first: usize,
+    into: &mut Sequence<u32>,
     #[comptime] format: Format,
     #[comptime] together: usize,
     #[comptime] is_wide: bool,
 ) {
     match comptime!(format) {
         Format::Q4_K => {
-            wide_section(data, wide, at, into, first, is_wide);
+            wide_section(data, wide, at, into, is_wide);
             #[unroll]
             for i in 0..together {
                 let codes = at + 16 + (piece + i) * 16;
-                wide_section(data, wide, codes, into, comptime!(first + 4 + 4 * i), is_wide);
+                wide_section(data, wide, codes, into, is_wide);
             }
         }
         Format::Q5_K => {
-            wide_section(data, wide, at, into, first, is_wide);
+            wide_section(data, wide, at, into, is_wide);
             #[unroll]
             for i in 0..together {
                 let codes = at + 48 + (piece + i) * 16;
-                wide_section(data, wide, codes, into, comptime!(first + 4 + 4 * i), is_wide);
+                wide_section(data, wide, codes, into, is_wide);
             }
             #[unroll]
             for i in 0..together {
-                let (fifths, behind) =
-                    (at + 16 + ((piece + i) % 2) * 16, comptime!(4 * (together + i)));
-                wide_section(data, wide, fifths, into, comptime!(first + 4 + behind), is_wide);
+                let fifths = at + 16 + ((piece + i) % 2) * 16;
+                wide_section(data, wide, fifths, into, is_wide);
             }
         }
         _ => {
@@ -153,7 +151,7 @@ pub(crate) fn fetch(
                 // Whole blocks that follow each other.
                 #[unroll]
                 for i in 0..comptime!(format.words(together)) {
-                    into[comptime!(first + i)] = data[at / 4 + i];
+                    into.push(data[at / 4 + i]);
                 }
             } else {
                 #[unroll]
@@ -161,8 +159,7 @@ pub(crate) fn fetch(
                     let start = section_start(at, piece, section, format);
                     #[unroll]
                     for i in 0..comptime!(format.section_words(section, together)) {
-                        into[comptime!(first + format.words_before(section, together) + i)] =
-                            data[start / 4 + i];
+                        into.push(data[start / 4 + i]);
                     }
                 }
             }
@@ -176,20 +173,19 @@ fn wide_section(
     data: &Array<u32>,
     wide: &Array<U4>,
     at: usize,
-    into: &mut Array<u32>,
-    #[comptime] first: usize,
+    into: &mut Sequence<u32>,
     #[comptime] is_wide: bool,
 ) {
     if comptime!(is_wide) {
         let four = wide[at / 16];
         #[unroll]
         for i in 0..4usize {
-            into[comptime!(first + i)] = four[i];
+            into.push(four[i]);
         }
     } else {
         #[unroll]
         for i in 0..4usize {
-            into[comptime!(first + i)] = data[at / 4 + i];
+            into.push(data[at / 4 + i]);
         }
     }
 }

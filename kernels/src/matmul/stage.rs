@@ -4,8 +4,8 @@ use cubecl::prelude::*;
 
 use super::{FOURS, MatMul};
 use crate::{
-    blocks::{Levels, PIECE, decode, empty_piece, fetch, run_start, section_start, share_levels},
-    common::{F4, U4, halves},
+    blocks::{Levels, PIECE, decode, fetch, run_start, section_start, share_levels},
+    common::{F4, U4, halves, keep},
 };
 
 /// What a launch reads and writes.
@@ -125,8 +125,10 @@ fn read_w(io: &Buffers, tile: &Tile, step: usize, ahead: &mut Ahead, #[comptime]
             }
         } else {
             let at = block_start(tile, tile.thread, step, kernel);
-            let (into, is_wide) = (&mut ahead.words, comptime!(format.is_wide()));
-            fetch(&io.weight, &io.wide, at, piece, into, 0usize, format, 1usize, is_wide);
+            let mut read = Sequence::<u32>::new();
+            let is_wide = comptime!(format.is_wide());
+            fetch(&io.weight, &io.wide, at, piece, &mut read, format, 1usize, is_wide);
+            keep(&read, &mut ahead.words);
         }
     }
 }
@@ -252,17 +254,16 @@ fn stage<E: Float>(
     if tile.is_w {
         let piece = step % comptime!(format.pieces());
         let at = block_start(tile, tile.thread, step, kernel);
-        let mut words = Array::<u32>::new(comptime!(kernel.words()));
+        let mut words = Sequence::<u32>::new();
         #[unroll]
         for i in 0..comptime!(kernel.words()) {
             if comptime!(kernel.reads_together()) {
-                words[i] = raw[tile.thread * comptime!(kernel.words()) + i];
+                words.push(raw[tile.thread * comptime!(kernel.words()) + i]);
             } else {
-                words[i] = ahead.words[i];
+                words.push(ahead.words[i]);
             }
         }
-        let mut decoded = empty_piece(format);
-        decode(&words, &tile.levels, at, piece, 0u32, &mut decoded, 0usize, format, 1usize, 0usize);
+        let decoded = decode(&words, &tile.levels, at, piece, 0u32, 0usize, format, 1usize, 0usize);
         let per_run = comptime!(FOURS / format.runs());
         let scale = f32::new(comptime!(kernel.scale()));
         #[unroll]

@@ -5,8 +5,8 @@ use cubecl::prelude::*;
 use super::{Buffers, MatVec, ends, first_row, row_starts, zeros};
 use crate::{
     Format,
-    blocks::{Levels, PIECE, Piece, decode, empty_piece, fetch, run_start, settle, share_levels},
-    common::{F4, U4, dot4},
+    blocks::{Levels, PIECE, Piece, decode, fetch, run_start, settle, share_levels},
+    common::{F4, U4, dot4, keep, take},
 };
 
 /// Words of the weight that a thread has under way, about.
@@ -128,11 +128,11 @@ fn stage(
 /// What of one row of `x` a piece meets.
 #[derive(CubeType)]
 struct Part {
-    values: Array<F4>,
+    values: Sequence<F4>,
     /// The sum of each run, for formats with a minimum.
-    sums: Array<f32>,
+    sums: Sequence<f32>,
     /// What lifted codes add to the product of each run.
-    lifts: Array<f32>,
+    lifts: Sequence<f32>,
 }
 
 #[cube]
@@ -145,9 +145,9 @@ fn load(
 ) -> Part {
     let format = comptime!(kernel.format);
     let vectors = comptime!(PIECE / format.runs() / 4);
-    let mut values = Array::<F4>::new(comptime!(PIECE / 4));
-    let mut sums = Array::<f32>::new(comptime!(format.runs()));
-    let mut lifts = Array::<f32>::new(comptime!(format.runs()));
+    let mut values = Sequence::<F4>::new();
+    let mut sums = Sequence::<f32>::new();
+    let mut lifts = Sequence::<f32>::new();
     #[unroll]
     for run in 0..comptime!(format.runs()) {
         let e = base + run_start(piece, run, format);
@@ -157,29 +157,29 @@ fn load(
         #[unroll]
         for j in 0..vectors {
             let v = shared[place + j];
-            values[comptime!(run * vectors + j)] = v;
+            values.push(v);
             if comptime!(format.has_minimum() || kernel.uses_lifted()) {
                 let four = (v[0] + v[1]) + (v[2] + v[3]);
                 sum += four;
                 lift += four * f32::new(comptime!(format.lift(4 * (run * vectors + j)) as f32));
             }
         }
-        sums[run] = sum;
-        lifts[run] = lift;
+        sums.push(sum);
+        lifts.push(lift);
     }
     Part { values, sums, lifts }
 }
 
 /// The product of a piece and what it meets.
 #[cube]
-fn dot(decoded: &Piece, part: &mut Part, #[comptime] kernel: MatVec) -> f32 {
+fn dot(decoded: &Piece, part: &Part, #[comptime] kernel: MatVec) -> f32 {
     let format = comptime!(kernel.format);
     let vectors = comptime!(PIECE / format.runs() / 4);
     let mut total = 0.0f32;
     #[unroll]
     for run in 0..comptime!(format.runs()) {
-        // Four sums that do not wait for each other.
-        let mut four = Array::<f32>::new(4usize);
+        // Four sums that do not wait for each other, after each vector.
+        let mut fours = Sequence::<f32>::new();
         #[unroll]
         for j in 0..vectors {
             let v = part.values[comptime!(run * vectors + j)];
@@ -187,13 +187,15 @@ fn dot(decoded: &Piece, part: &mut Part, #[comptime] kernel: MatVec) -> f32 {
             for i in 0..4usize {
                 let code = decoded.codes[comptime!(4 * (run * vectors + j) + i)];
                 if comptime!(j == 0) {
-                    four[i] = code * v[i];
+                    fours.push(code * v[i]);
                 } else {
-                    four[i] = fma(code, v[i], four[i]);
+                    fours.push(fma(code, v[i], fours[comptime!(4 * (j - 1) + i)]));
                 }
             }
         }
-        let mut sum = (four[0] + four[1]) + (four[2] + four[3]);
+        let last = comptime!(4 * (vectors - 1));
+        let mut sum = (fours[last] + fours[comptime!(last + 1)])
+            + (fours[comptime!(last + 2)] + fours[comptime!(last + 3)]);
         if comptime!(kernel.uses_lifted()) {
             sum -= part.lifts[run];
         }
@@ -208,7 +210,7 @@ fn dot(decoded: &Piece, part: &mut Part, #[comptime] kernel: MatVec) -> f32 {
 /// Decodes a piece for [`dot`].
 #[cube]
 fn decoded(
-    words: &Array<u32>,
+    words: &Sequence<u32>,
     levels: &Levels,
     at: usize,
     piece: usize,
@@ -217,13 +219,9 @@ fn decoded(
     #[comptime] index: usize,
     #[comptime] kernel: MatVec,
 ) -> Piece {
-    let mut decoded = empty_piece(kernel.format);
     let together = comptime!(kernel.together());
-    decode(words, levels, at, piece, zero, &mut decoded, first, kernel.format, together, index);
-    if comptime!(!kernel.uses_lifted()) {
-        settle(&mut decoded, kernel.format);
-    }
-    decoded
+    let decoded = decode(words, levels, at, piece, zero, first, kernel.format, together, index);
+    if comptime!(kernel.uses_lifted()) { decoded } else { settle(decoded, kernel.format) }
 }
 
 /// Reads the pieces of some rows at place `t` of the tile, and of those ahead. A place behind the
@@ -232,36 +230,36 @@ fn decoded(
 fn read(
     weight: &Array<u32>,
     wide: &Array<U4>,
-    starts: &Array<usize>,
+    starts: &Sequence<usize>,
     from: usize,
     t: usize,
     last: usize,
-    words: &mut Array<u32>,
     #[comptime] chunk: usize,
     #[comptime] kernel: MatVec,
-) {
+) -> Sequence<u32> {
     let at_once = comptime!(kernel.rows_at_once());
+    let mut words = Sequence::<u32>::new();
     #[unroll]
     for a in 0..comptime!(kernel.ahead()) {
         let threads = comptime!(kernel.reduce.threads() as usize);
         let place = min(t + a * threads, last);
-        let (first_row, first) = comptime!((chunk * at_once, a * at_once * kernel.words()));
-        read_place(weight, wide, starts, from, place, words, first_row, at_once, first, kernel);
+        let first_row = comptime!(chunk * at_once);
+        read_place(weight, wide, starts, from, place, &mut words, first_row, at_once, kernel);
     }
+    words
 }
 
-/// Reads the pieces of some rows at one place of the tile into the words from `first` on.
+/// Reads the pieces of some rows at one place of the tile.
 #[cube]
 pub(super) fn read_place(
     weight: &Array<u32>,
     wide: &Array<U4>,
-    starts: &Array<usize>,
+    starts: &Sequence<usize>,
     from: usize,
     place: usize,
-    words: &mut Array<u32>,
+    words: &mut Sequence<u32>,
     #[comptime] first_row: usize,
     #[comptime] rows: usize,
-    #[comptime] first: usize,
     #[comptime] kernel: MatVec,
 ) {
     let format = comptime!(kernel.format);
@@ -271,9 +269,8 @@ pub(super) fn read_place(
     #[unroll]
     for r in 0..rows {
         let at = starts[comptime!(first_row + r)] + block;
-        let first = comptime!(first + r * kernel.words());
         let (together, is_wide) = comptime!((kernel.together(), format.is_wide()));
-        fetch(weight, wide, at, global % pieces, words, first, format, together, is_wide);
+        fetch(weight, wide, at, global % pieces, words, format, together, is_wide);
     }
 }
 
@@ -283,7 +280,7 @@ pub(super) fn starts_of_blocks(
     first: usize,
     io: &Buffers,
     #[comptime] kernel: MatVec,
-) -> Array<usize> {
+) -> Sequence<usize> {
     let format = comptime!(kernel.format);
     let blocks = io.params[1] as usize / comptime!(format.block_len());
     row_starts(first, blocks * comptime!(format.block_bytes()), io, kernel)
@@ -321,22 +318,24 @@ pub(super) fn product(
     let at_once = comptime!(kernel.rows_at_once());
     let chunks = comptime!(row_count / at_once);
     let ahead = comptime!(kernel.ahead());
-    let mut words =
-        Array::<u32>::new(comptime!(kernel.rows_at_once() * kernel.ahead() * kernel.words()));
+    let words_kept = comptime!(kernel.rows_at_once() * kernel.ahead() * kernel.words());
+    let mut next = Array::<u32>::new(words_kept);
     let mut from = 0usize.runtime();
     while from < columns {
         let count = min(columns - from, tile);
         let last = count / comptime!(PIECE * kernel.together()) - 1;
         // The first pieces are on their way while `x` is staged.
-        read(weight, wide, &starts, from, lane, last, &mut words, 0usize, kernel);
+        keep(&read(weight, wide, &starts, from, lane, last, 0usize, kernel), &mut next);
         stage(&mut shared, &mut sums, io, from, count, kernel);
         let mut t = lane;
         while t <= last {
             #[unroll]
             for chunk in 0..chunks {
-                if comptime!(chunk > 0) {
-                    read(weight, wide, &starts, from, t, last, &mut words, chunk, kernel);
-                }
+                let words = if comptime!(chunk > 0) {
+                    read(weight, wide, &starts, from, t, last, chunk, kernel)
+                } else {
+                    take(&next, words_kept)
+                };
                 #[unroll]
                 for a in 0..ahead {
                     let place = t + a * threads;
@@ -351,7 +350,7 @@ pub(super) fn product(
                         for index in 0..comptime!(kernel.together()) {
                             if comptime!(batch_max == 1) {
                                 // The values of `x` serve every row.
-                                let mut part = load(&shared, base, piece + index, 0usize, kernel);
+                                let part = load(&shared, base, piece + index, 0usize, kernel);
                                 #[unroll]
                                 for r in 0..at_once {
                                     let row = comptime!(chunk * at_once + r);
@@ -360,7 +359,7 @@ pub(super) fn product(
                                     let decoded = decoded(
                                         &words, &levels, at, piece, zero, first, index, kernel,
                                     );
-                                    sums[row] += dot(&decoded, &mut part, kernel);
+                                    sums[row] += dot(&decoded, &part, kernel);
                                 }
                             } else {
                                 #[unroll]
@@ -373,9 +372,9 @@ pub(super) fn product(
                                     );
                                     #[unroll]
                                     for m in 0..batch_max {
-                                        let mut part = load(&shared, base, piece, m, kernel);
+                                        let part = load(&shared, base, piece, m, kernel);
                                         sums[comptime!(row * kernel.batch as usize + m)] +=
-                                            dot(&decoded, &mut part, kernel);
+                                            dot(&decoded, &part, kernel);
                                     }
                                 }
                             }
@@ -385,7 +384,7 @@ pub(super) fn product(
             }
             t += comptime!(threads * ahead);
             if t <= last {
-                read(weight, wide, &starts, from, t, last, &mut words, 0usize, kernel);
+                keep(&read(weight, wide, &starts, from, t, last, 0usize, kernel), &mut next);
             }
         }
         from += tile;

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Format, Reduce,
     blocks::{Factor, PIECE, byte_codes, byte_factor},
-    common::{F4, U4, dot4},
+    common::{F4, U4, dot4, keep, take},
     waits::{LOOKS, are_there, never},
 };
 
@@ -96,11 +96,6 @@ impl MatVec {
     /// Where the factor of a run of a row of a step is kept then, with its minimum behind it.
     const fn early_factor(self, row: usize, index: usize) -> usize {
         (row * self.runs_taken() + index) * (1 + self.format.has_minimum() as usize)
-    }
-
-    /// How many numbers these are.
-    const fn early_factors(self) -> usize {
-        if self.takes_apart_early() { self.factors_at_once() } else { 1 }
     }
 
     /// Vectors of `x` that a thread stages of a tile.
@@ -305,7 +300,7 @@ fn stage(
 /// What of `x` a run meets.
 #[derive(CubeType)]
 struct Part {
-    bytes: Array<u32>,
+    bytes: Sequence<u32>,
     scale: f32,
     /// The sum of its values, times what is taken off every code (1 for formats with a minimum), negative.
     lift: f32,
@@ -319,10 +314,10 @@ fn load(
     #[comptime] kernel: MatVec,
 ) -> Part {
     let words = comptime!(BYTES * kernel.format.byte_words());
-    let mut bytes = Array::<u32>::new(words);
+    let mut bytes = Sequence::<u32>::new();
     #[unroll]
     for i in 0..words {
-        bytes[i] = shared[slot + comptime!(index * words + i)];
+        bytes.push(shared[slot + comptime!(index * words + i)]);
     }
     let scales = slot + comptime!(kernel.runs_taken() * words + 2 * index);
     let scale = f32::reinterpret(shared[scales]);
@@ -339,7 +334,7 @@ fn products(a: u32, b: u32) -> i32 {
 
 /// The product of a run and what it meets.
 #[cube]
-fn dot(codes: &Array<u32>, of: &Factor, part: &Part, #[comptime] format: Format) -> f32 {
+fn dot(codes: &Sequence<u32>, of: &Factor, part: &Part, #[comptime] format: Format) -> f32 {
     let words = comptime!(format.byte_words());
     let mut total = 0i32.runtime();
     #[unroll]
@@ -363,9 +358,9 @@ fn dot(codes: &Array<u32>, of: &Factor, part: &Part, #[comptime] format: Format)
 /// it is, although here that is the thread itself.
 #[cube]
 fn take_apart(
-    early: &mut Array<f32>,
-    read: &Array<u32>,
-    starts: &Array<usize>,
+    early: &mut Sequence<f32>,
+    read: &Sequence<u32>,
+    starts: &Sequence<usize>,
     from: usize,
     place: usize,
     #[comptime] step: usize,
@@ -383,10 +378,9 @@ fn take_apart(
         #[unroll]
         for index in 0..comptime!(kernel.runs_taken()) {
             let of = byte_factor(read, at, global % pieces, into, format, together, index);
-            let place = comptime!(kernel.early_factor(step * rows + r, index));
-            early[place] = plane_shuffle(of.factor, itself);
+            early.push(plane_shuffle(of.factor, itself));
             if comptime!(format.has_minimum()) {
-                early[comptime!(place + 1)] = plane_shuffle(of.minimum, itself);
+                early.push(plane_shuffle(of.minimum, itself));
             }
         }
     }
@@ -395,16 +389,17 @@ fn take_apart(
 /// The factor of a run of a row that was taken apart early.
 #[cube]
 fn kept(
-    early: &Array<f32>,
+    early: &Sequence<f32>,
     #[comptime] row: usize,
     #[comptime] index: usize,
     #[comptime] kernel: MatVec,
 ) -> Factor {
     let place = comptime!(kernel.early_factor(row, index));
-    let mut minimum = 0.0f32;
-    if comptime!(kernel.format.has_minimum()) {
-        minimum = early[comptime!(place + 1)];
-    }
+    let minimum = if comptime!(kernel.format.has_minimum()) {
+        early[comptime!(place + 1)]
+    } else {
+        f32::new(0.0)
+    };
     Factor { factor: early[place], minimum }
 }
 
@@ -430,47 +425,40 @@ pub(super) fn product(
     let mut sums = zeros(kernel);
     let starts = starts_of_blocks(first, io, kernel);
     let at_once = comptime!(kernel.steps_at_once());
-    let mut read = Array::<u32>::new(comptime!(kernel.steps_at_once() * rows * words));
 
-    let mut early_factors = Array::<f32>::new(comptime!(kernel.early_factors()));
     let mut seen = Array::<F4>::new(comptime!(kernel.staged() * (1 + kernel.normed as usize)));
     see(&mut seen, io, 0usize, min(columns, tile), kernel);
     let mut from = 0usize.runtime();
     while from < columns {
         let count = min(columns - from, tile);
         let last = count / comptime!(kernel.taken()) - 1;
+        let mut read = Sequence::<u32>::new();
+        let mut early_factors = Sequence::<f32>::new();
+        // A place behind the end reads the last one, and is not used.
+        #[unroll]
+        for step in 0..at_once {
+            let ahead = min(lane + comptime!(step * threads), last);
+            read_place(weight, wide, &starts, from, ahead, &mut read, 0usize, rows, kernel);
+        }
+        if comptime!(kernel.takes_apart_early()) {
+            #[unroll]
+            for step in 0..at_once {
+                let ahead = min(lane + comptime!(step * threads), last);
+                take_apart(&mut early_factors, &read, &starts, from, ahead, step, kernel);
+            }
+        }
+        wait(&mut seen, io, from, count, kernel);
+        stage(&mut shared, &mut sums, &seen, count, kernel);
+        // The next tile's values are on their way while this one is multiplied. (The last one
+        // is read again.)
+        let next = select(from + tile < columns, from + tile, from);
+        see(&mut seen, io, next, min(columns - next, tile), kernel);
         #[unroll]
         for step in 0..comptime!(kernel.steps()) {
             let t = lane + comptime!(step * threads);
             let place = min(t, last);
-            if comptime!(step == 0) {
-                #[unroll]
-                for s in 0..at_once {
-                    // A place behind the end reads the last one, and is not used.
-                    let (ahead, into) =
-                        (lane + comptime!(s * threads), comptime!(s * rows * words));
-                    let ahead = min(ahead, last);
-                    read_place(
-                        weight, wide, &starts, from, ahead, &mut read, 0usize, rows, into, kernel,
-                    );
-                }
-                if comptime!(kernel.takes_apart_early()) {
-                    #[unroll]
-                    for s in 0..at_once {
-                        let ahead = min(lane + comptime!(s * threads), last);
-                        take_apart(&mut early_factors, &read, &starts, from, ahead, s, kernel);
-                    }
-                }
-                wait(&mut seen, io, from, count, kernel);
-                stage(&mut shared, &mut sums, &seen, count, kernel);
-                // The next tile's values are on their way while this one is multiplied. (The last one
-                // is read again.)
-                let next = select(from + tile < columns, from + tile, from);
-                see(&mut seen, io, next, min(columns - next, tile), kernel);
-            } else if comptime!(step >= at_once) {
-                read_place(
-                    weight, wide, &starts, from, place, &mut read, 0usize, rows, 0usize, kernel,
-                );
+            if comptime!(step >= at_once) {
+                read_place(weight, wide, &starts, from, place, &mut read, 0usize, rows, kernel);
             }
             if t <= last {
                 let global = from / PIECE + place * together;
@@ -481,7 +469,7 @@ pub(super) fn product(
                     #[unroll]
                     for r in 0..rows {
                         let at = starts[r] + block;
-                        let into = comptime!((step % at_once * rows + r) * words);
+                        let into = comptime!((step * rows + r) * words);
                         let codes =
                             byte_codes(&read, at, global % pieces, into, format, together, index);
                         let of = if comptime!(kernel.takes_apart_early() && step < at_once) {
@@ -514,20 +502,21 @@ pub(super) fn passes(
     let mut shared =
         SharedMemory::<u32>::new(comptime!(kernel.byte_tile() / kernel.taken() * kernel.slot()));
     let mut squares = zeros(kernel);
-    let mut read = Array::<u32>::new(comptime!(kernel.steps() * rows * words));
+    let count = comptime!(kernel.steps() * rows * words);
+    let mut kept = Array::<u32>::new(count);
     let mut seen = Array::<F4>::new(comptime!(kernel.staged() * (1 + kernel.normed as usize)));
     see(&mut seen, io, 0usize, columns, kernel);
-    read_rows(weight, wide, first, io, &mut read, kernel);
+    keep(&read_rows(weight, wide, first, io, kernel), &mut kept);
     wait(&mut seen, io, 0usize, columns, kernel);
     stage(&mut shared, &mut squares, &seen, columns, kernel);
     let factor = ends::norm_factor(&squares, io, kernel);
     for _pass in 0..comptime!(kernel.passes) {
         let early = ends::early(io, first, kernel);
         let mut sums = zeros(kernel);
-        multiply(&mut sums, &shared, first, &read, io, kernel);
+        multiply(&mut sums, &shared, first, &take(&kept, count), io, kernel);
         let next = first + comptime!((kernel.groups * kernel.rows) as usize);
         // They come while this is added up. (The last ones are not used.)
-        read_rows(weight, wide, next, io, &mut read, kernel);
+        keep(&read_rows(weight, wide, next, io, kernel), &mut kept);
         ends::finish_with(&mut sums, factor, io, first, &early, kernel);
         first = next;
     }
@@ -540,20 +529,20 @@ fn read_rows(
     wide: &Array<U4>,
     first: usize,
     io: &Buffers,
-    read: &mut Array<u32>,
     #[comptime] kernel: MatVec,
-) {
-    let (rows, words) = comptime!((kernel.rows as usize, kernel.words()));
+) -> Sequence<u32> {
+    let rows = comptime!(kernel.rows as usize);
     let threads = comptime!(kernel.reduce.threads() as usize);
     let lane = UNIT_POS_X as usize % threads;
     let last = io.params[1] as usize / comptime!(kernel.taken()) - 1;
     let starts = starts_of_blocks(first, io, kernel);
+    let mut read = Sequence::<u32>::new();
     #[unroll]
     for step in 0..comptime!(kernel.steps()) {
         let place = min(lane + comptime!(step * threads), last);
-        let into = comptime!(step * rows * words);
-        read_place(weight, wide, &starts, 0usize, place, read, 0usize, rows, into, kernel);
+        read_place(weight, wide, &starts, 0usize, place, &mut read, 0usize, rows, kernel);
     }
+    read
 }
 
 /// Multiplies what was [read](read_rows).
@@ -562,7 +551,7 @@ fn multiply(
     sums: &mut Array<f32>,
     shared: &SharedMemory<u32>,
     first: usize,
-    read: &Array<u32>,
+    read: &Sequence<u32>,
     io: &Buffers,
     #[comptime] kernel: MatVec,
 ) {

@@ -99,7 +99,7 @@ pub(super) fn norm_factor(sums: &Array<f32>, io: &Buffers, #[comptime] kernel: M
         let groups = comptime!(kernel.groups as usize);
         let mut squares = Array::<f32>::new(1usize);
         squares[0] = sums[comptime!(kernel.products())];
-        let total = group_totals(&mut squares, 1usize, groups, kernel.reduce);
+        let total = group_totals(&squares, 1usize, groups, kernel.reduce);
         let mean = over_groups(total, groups, kernel.reduce) / f32::cast_from(io.params[1]);
         factor = 1.0f32 / (mean + f32::reinterpret(io.params[6])).sqrt();
     }
@@ -152,7 +152,7 @@ pub(super) fn finish_with(
 
 #[cube]
 fn leave(
-    sums: &mut Array<f32>,
+    sums: &Array<f32>,
     factor: f32,
     io: &mut Buffers,
     mine: &Mine,

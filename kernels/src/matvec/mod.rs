@@ -287,11 +287,11 @@ fn row_starts(
     pitch: usize,
     io: &Buffers,
     #[comptime] kernel: MatVec,
-) -> Array<usize> {
-    let mut starts = Array::<usize>::new(comptime!(kernel.rows as usize));
+) -> Sequence<usize> {
+    let mut starts = Sequence::<usize>::new();
     #[unroll]
     for r in 0..comptime!(kernel.rows as usize) {
-        starts[r] = row_at(first, io, r, kernel) * pitch;
+        starts.push(row_at(first, io, r, kernel) * pitch);
     }
     starts
 }

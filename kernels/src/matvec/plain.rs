@@ -14,7 +14,7 @@ const AHEAD: usize = 4;
 #[cube]
 fn read<W: Float>(
     weight: &Array<Vector<W, Const<4>>>,
-    starts: &Array<usize>,
+    starts: &Sequence<usize>,
     from: usize,
     step: usize,
     last: usize,
