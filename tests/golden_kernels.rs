@@ -84,7 +84,7 @@ fn golden() -> &'static Snapshot {
     static GOLDEN: OnceLock<Snapshot> = OnceLock::new();
     GOLDEN.get_or_init(|| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
-        if std::env::var_os(BLESS).is_some() {
+        if std::env::var_os(BLESS).is_some_and(|value| value == "1") {
             reference().write(&path).expect("the golden file is written");
         }
         Snapshot::read(&path).unwrap_or_else(|error| {
